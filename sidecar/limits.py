@@ -1,0 +1,36 @@
+"""The deadlines and limits of a port, and what its connections share. Data only: the protocol enforces them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from uvicorn.server import ServerState
+
+from sidecar.strict import HeadRules
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeLimits:
+    """Deadlines and limits of one port."""
+
+    header_timeout_s: float = 10.0
+    keep_alive_s: float = 75.0
+    send_timeout_s: float = 30.0
+    max_header_bytes: int = 16_384
+    max_chunk_extension_bytes: int = 1_024
+    max_connections: int | None = None
+    head: HeadRules = field(default_factory=HeadRules)
+
+
+class EdgeState(ServerState):
+    """What all connections of one port share; `counts` holds what was refused or cut, by reason."""
+
+    def __init__(self, limits: EdgeLimits) -> None:
+        super().__init__()
+        self.limits = limits
+        self.draining = False
+        self.counts: dict[str, int] = {}
+
+    def count(self, event: str) -> None:
+        """Count something a client never sees explained."""
+        self.counts[event] = self.counts.get(event, 0) + 1

@@ -1,0 +1,132 @@
+"""From `Settings` to a live `Stack`: every block of the config becomes a layer, a deployment or an error that names it.
+
+The order of the YAML does not matter; layers are sorted by phase.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.middleware import Middleware
+
+from tianji_mw import plugins
+from tianji_mw.call import Limits
+from tianji_mw.errors import ConfigError, ConfigErrors, SetupError
+from tianji_mw.gateway import Gateway
+from tianji_mw.routes import Routes
+from tianji_mw.runtime import Runtime
+from tianji_mw.stack import Stack
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from tianji_mw.config.settings import Settings
+    from tianji_mw.guardrails.base import Guardrail
+
+
+def compose(
+    settings: Settings,
+    *,
+    env: Mapping[str, str] | None = None,
+    runtime: Runtime | None = None,
+    terminal: ASGIApp | None = None,
+) -> Stack:
+    """The stack of these settings. `terminal` replaces the gateway (ingress mode).
+
+    Raises ConfigErrors with all wrong places at once.
+    """
+    from tianji_mw.apis import ALL, TEXT
+
+    environment = {**(os.environ if env is None else env), **{k: v.reveal() for k, v in settings.environment.items()}}
+    limits = limits_of(settings)
+    options: dict[str, Any] = {"limits": limits, "runtime": runtime, "routes": Routes(TEXT if terminal else ALL)}
+    problems: list[ConfigError] = []
+    layers = [*_authentication(settings, options), *_guardrails(settings, options, problems)]
+    if terminal is None:
+        terminal = _gateway(settings, environment, options, problems)
+    if problems:
+        raise ConfigErrors(problems)
+    layers.sort(key=lambda layer: layer.cls.phase)  # type: ignore[attr-defined]
+    return Stack(layers, terminal)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of a call that the config sets."""
+    general = settings.general_settings
+    return Limits(
+        max_body_bytes=general.max_body_bytes,
+        receive_timeout_s=general.receive_timeout_s,
+        max_event_bytes=general.max_event_bytes,
+        max_answer_bytes=general.answer_limit_bytes,
+    )
+
+
+def _gateway(
+    settings: Settings, env: Mapping[str, str], options: dict[str, Any], problems: list[ConfigError]
+) -> ASGIApp | None:
+    from tianji_mw.compose.deployments import deployments_of
+
+    table = deployments_of(settings, env, problems)
+    if table is None:
+        return None
+    return Gateway(table, always_include_usage=settings.general_settings.always_include_stream_usage, **options)
+
+
+def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middleware]:
+    general = settings.general_settings
+    if general.master_key is None and not settings.virtual_keys:
+        return []
+    from tianji_mw.identity.base import Identity
+    from tianji_mw.identity.keys import Keys, VirtualKey, digest
+    from tianji_mw.identity.middleware import Authentication
+
+    keys = [
+        VirtualKey(
+            identity=Identity(
+                key_hash=entry.key_sha256 or digest(entry.key.reveal() if entry.key else ""),
+                alias=entry.alias or "",
+                team=entry.team or "",
+                user=entry.user or "",
+                models=tuple(entry.models),
+                tags=tuple(entry.tags),
+                metadata=entry.metadata,
+            ),
+            expires=entry.expires.timestamp() if entry.expires else None,
+        )
+        for entry in settings.virtual_keys
+    ]
+    header = general.litellm_key_header_name or ""
+    identifier = Keys(master_key=general.master_key, virtual_keys=keys, header_name=header)
+    return [Middleware(Authentication, identifier=identifier, **options)]
+
+
+def _guardrails(settings: Settings, options: dict[str, Any], problems: list[ConfigError]) -> list[Middleware]:
+    if not settings.guardrails:
+        return []
+    from tianji_mw.guardrails.base import Guardrail
+    from tianji_mw.guardrails.middleware import Guardrails
+
+    checks: list[Guardrail] = []
+    for index, entry in enumerate(settings.guardrails):
+        where = ("guardrails", index, "params", "guardrail")
+        try:
+            # A guardrail that cannot be found stops the start: a missing check must never pass for a check.
+            kind = plugins.find("guardrails", entry.guardrail, Guardrail)  # type: ignore[type-abstract]
+            checks.append(kind(mode=entry.mode, **entry.options))
+        except SetupError as error:
+            problems.append(settings.error(error.message, *where))
+        except (TypeError, ValueError) as error:
+            problems.append(settings.error(f"the guardrail refuses its options: {first_line(error)}", *where))
+    return [Middleware(Guardrails, checks=checks, **options)]
+
+
+def first_line(error: Exception) -> str:
+    """The reason of a validation error without pydantic's frame and without the value."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error).splitlines()[0]
+    found = errors()[0]
+    place = ".".join(str(part) for part in found["loc"])
+    return f"{place}: {found['msg']}" if place else str(found["msg"])

@@ -1,0 +1,100 @@
+"""One spelling per key: LiteLLM's and the Go port's names become ours, in every file, before anything is validated.
+
+The same setting in two spellings with different values is an error that names both places. It drops no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from tianji_mw.config.nodes import Node, kind, plain
+from tianji_mw.errors import ConfigError
+
+_PARAMS_BLOCK: Final = {"litellm_params": "params", "tianji_params": "params"}
+
+#: Block -> other spelling -> our spelling.
+ALIASES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "root": {"litellm_settings": "settings", "tianji_settings": "settings", "keys": "virtual_keys"},
+        "model_list": _PARAMS_BLOCK,
+        "params": {
+            "base_url": "api_base",
+            "litellm_credential_name": "credential_name",
+            "tianji_credential_name": "credential_name",
+            "region": "region_name",
+        },
+        "router_settings": {"default_litellm_params": "default_params", "default_tianji_params": "default_params"},
+        "general_settings": {
+            "tianji_key_header_name": "litellm_key_header_name",
+            "tianji_jwtauth": "litellm_jwtauth",
+        },
+        "guardrails": _PARAMS_BLOCK,
+        "virtual_keys": {"key_alias": "alias", "team_id": "team", "user_id": "user"},
+    }
+)
+
+#: Our spelling -> the one most people write, for messages about a key that is missing.
+USUAL: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "params": "litellm_params",
+        "settings": "litellm_settings",
+        "default_params": "default_litellm_params",
+        "credential_name": "litellm_credential_name",
+    }
+)
+
+
+def canonical(root: Node, errors: list[ConfigError]) -> None:
+    """Renames the keys of one file in place."""
+    _rename(root, "root", errors)
+    general = root.child("general_settings")
+    if general is not None and "guardrails" in general.fields:
+        # Some deployments keep them here; the contract accepts both places.
+        _put(root, "guardrails", general.fields.pop("guardrails"), errors)
+    for block in ("router_settings", "general_settings"):
+        _rename(root.child(block), block, errors)
+    router = root.child("router_settings")
+    _rename(router.child("default_params") if router else None, "params", errors)
+    for block in ("model_list", "guardrails", "virtual_keys", "credential_list"):
+        entries = root.child(block)
+        for entry in entries.items if entries else ():
+            _rename(entry, block, errors)
+            params = entry.child("params")
+            if block == "model_list":
+                _rename(params, "params", errors)
+            elif block == "guardrails" and params is not None and "default_on" in entry.fields:
+                # The Go port has it beside the params; overlooked, the guardrail would be off.
+                _put(params, "default_on", entry.fields.pop("default_on"), errors)
+            elif block == "credential_list":
+                _rename(entry.child("credential_values"), "params", errors)
+
+
+def _rename(node: Node | None, block: str, errors: list[ConfigError]) -> None:
+    if node is None:
+        return
+    for alias, name in ALIASES.get(block, {}).items():
+        if alias in node.fields:
+            _put(node, name, node.fields.pop(alias), errors)
+
+
+def _put(parent: Node, name: str, found: Node, errors: list[ConfigError]) -> None:
+    """Sets the member `name`, or joins it with what already stands there."""
+    first = parent.fields.get(name)
+    if first is None or first.value is None:
+        parent.fields[name] = found
+    elif found.value is not None:
+        _join(first, found, errors)
+
+
+def _join(first: Node, second: Node, errors: list[ConfigError]) -> None:
+    if isinstance(first.value, dict) and isinstance(second.value, dict):
+        for name, theirs in second.fields.items():
+            _put(first, name, theirs, errors)
+    elif kind(first.value) != kind(second.value) or plain(first) != plain(second):
+        errors.append(
+            second.error(
+                f"set twice with different values, also as {first.key} in {first.place}", hint="keep one of them"
+            )
+        )

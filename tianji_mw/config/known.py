@@ -1,0 +1,182 @@
+"""The keys of LiteLLM's and the Go port's configuration that are not implemented yet, per block, and OpenAI's params.
+
+Data only. A key moves out of here when it becomes a field of a model; a key in neither place is "unknown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_COSTS: Final = """
+    input_cost_per_token output_cost_per_token cache_read_input_token_cost cache_creation_input_token_cost
+    input_cost_per_second output_cost_per_second input_cost_per_character output_cost_per_character
+    output_cost_per_image input_cost_per_image input_cost_per_audio_token output_cost_per_audio_token
+    output_cost_per_reasoning_token input_cost_per_query
+"""
+
+#: Block -> keys that are read by the reference implementations and not yet by this one.
+NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "root": _names("""
+            prompts mcp_servers mcp_tools vector_store_registry search_tools callback_settings assistant_settings
+            files_settings finetune_settings teams secret_managers secret_manager prompt_management policies
+            policy_attachments pass_through_endpoints cache cache_params callbacks alerting discord_webhook_url
+            ratelimit_alert_threshold agent_list model_group_settings worker_registry
+        """),
+        "model_list": _names("tags access_control"),
+        "params": _names(f"""
+            order max_parallel_requests num_retries max_retries cooldown_time tags tag_regex max_budget
+            budget_duration region_name silent_model mirror_percent use_in_pass_through use_litellm_proxy
+            custom_llm_provider model_info merge_reasoning_content_in_choices max_file_size_mb strict_params
+            allow_fail_open prompt_id prompt_variables guardrails cache fallbacks context_window_fallbacks
+            configurable_clientside_auth_params cache_control_injection_points litellm_trace_id no-log
+            litellm_system_prompt auto_router_config auto_router_config_path auto_router_default_model
+            auto_router_embedding_model mock_testing_fallbacks rpd tpd {_COSTS}
+        """),
+        "model_info": _names(f"""
+            max_tokens max_input_tokens max_output_tokens access_groups team_id team_public_model_name allowed_fails
+            allowed_fails_policy cooldown_time health_check_model health_check_timeout health_check_voice
+            disable_background_health_check supports_vision supports_function_calling supports_tool_choice
+            supports_parallel_function_calling supports_response_schema supports_system_messages
+            supports_prompt_caching supports_reasoning supports_audio_input supports_audio_output supports_pdf_input
+            supports_web_search supports_url_context supports_computer_use supports_assistant_prefill
+            supports_embedding_image_input supported_openai_params litellm_provider tier description version
+            db_model created_at updated_at created_by updated_by direct_access blocked tpm rpm {_COSTS}
+        """),
+        "settings": _names("""
+            modify_params num_retries allowed_fails fallbacks context_window_fallbacks content_policy_fallbacks
+            default_fallbacks callbacks success_callback failure_callback service_callbacks callback_configs
+            turn_off_message_logging redact_user_api_key_info redact_messages_in_exceptions cache cache_params
+            enable_redis_auth_cache max_budget budget_duration max_internal_user_budget internal_user_budget_duration
+            default_internal_user_params default_team_params default_team_settings upperbound_key_generate_params
+            default_key_generate_params key_generation_settings tag_budget_config cost_discount_config
+            cost_margin_config force_ipv4 enable_json_schema_validation budget_exceeded_status_code guardrails
+            ssl_certificate ssl_security_level default_max_internal_user_budget max_end_user_budget
+            max_ui_session_budget langfuse_default_tags s3_callback_params gcs_callback_params
+            datadog_params datadog_llm_observability_params custom_prometheus_metadata_labels
+            custom_prometheus_tags prometheus_metrics_config require_auth_for_metrics_endpoint
+            store_audit_logs extra_spend_tag_headers disable_token_counter disable_copilot_system_to_assistant
+            skip_system_message_in_guardrail skip_tool_message_in_guardrail disable_add_prefix_to_prompt
+            disable_hf_tokenizer_download enable_loadbalancing_on_batch_endpoints public_model_groups
+            public_model_groups_links drop_params_list suppress_debug_info telemetry cooldown_time
+            include_cost_in_streaming_usage global_prompt_directory global_disable_no_log_param
+            disable_end_user_cost_tracking disable_end_user_cost_tracking_prometheus_only
+            model_group_alias credential_list custom_provider_map user_url_validation stream_timeout
+            forward_traceparent_to_llm_provider secret_manager prompt_management default_redis_ttl
+            default_in_memory_ttl default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
+        """),
+        "router_settings": _names("""
+            routing_strategy_args routing_groups num_retries max_retries max_fallbacks retry_after retry_policy
+            model_group_retry_policy allowed_fails allowed_fails_policy cooldown_time disable_cooldowns fallbacks
+            context_window_fallbacks content_policy_fallbacks default_fallbacks enable_pre_call_checks
+            optional_pre_call_checks deployment_affinity_ttl_seconds model_group_affinity_config
+            session_affinity_repin_on_failover enable_tag_filtering tag_filtering_match_any tag_routing_prefix
+            provider_budget_config enable_weighted_failover enable_mid_stream_fallback_continuation
+            enable_health_check_routing health_check_staleness_threshold health_check_ignore_transient_errors
+            default_max_parallel_requests default_priority polling_interval caching_groups redis_host redis_port
+            redis_password redis_db redis_url cache_kwargs cache_responses client_ttl ignore_invalid_deployments
+            fallback_on_unsupported_params set_verbose debug_level alerting_config assistants_config
+            total_timeout connect_timeout ttft_timeout inter_chunk_timeout hedge search_tools guardrail_list
+        """),
+        "general_settings": _names("""
+            database_url database_connection_pool_limit database_connection_timeout store_model_in_db
+            key_management_system key_management_settings use_azure_key_vault use_google_kms custom_auth
+            custom_key_generate custom_sso enable_jwt_auth litellm_jwtauth user_api_key_cache_ttl
+            allow_requests_on_db_unavailable enforce_user_param reject_clientside_metadata_tags allowed_routes
+            public_routes admin_only_routes allowed_ips use_x_forwarded_for max_parallel_requests
+            global_max_parallel_requests infer_model_from_keys background_health_checks health_check_interval
+            health_check_details health_check_concurrency use_shared_health_check enable_health_check_routing
+            health_check_staleness_threshold health_check_ignore_transient_errors disable_spend_logs
+            disable_spend_updates disable_error_logs store_prompts_in_spend_logs maximum_spend_logs_retention_period
+            maximum_spend_logs_retention_interval proxy_batch_write_at proxy_budget_rescheduler_min_time
+            proxy_budget_rescheduler_max_time use_redis_transaction_buffer alerting alerting_threshold
+            alerting_args alert_types alert_to_webhook_url spend_report_frequency pass_through_endpoints
+            completion_model moderation_model embedding_model image_generation_model default_team_disabled
+            forward_client_headers_to_llm_api forward_openai_org_id token_rate_limit_type user_header_name
+            user_header_mappings always_include_stream_usage_models disable_adding_master_key_hash_to_db
+            disable_responses_id_security disable_reset_budget disable_retry_on_max_parallel_request_limit_error
+            disable_prisma_schema_update disable_master_key_return enable_oauth2_auth enable_oauth2_proxy_auth
+            oauth2_config_mappings ui_access_mode allow_user_auth allow_client_side_credentials
+            supported_db_objects max_response_body_log_size control_plane_url role_permissions
+            enable_public_model_hub public_model_hub_requires_auth on_unresolved on_invalid_guardrail
+            secret_manager prompt_management callbacks cache cache_params sso_client_id sso_client_secret
+            sso_issuer_url sso_redirect_uri sso_scopes sso_role_mapping discord_webhook_url
+            ratelimit_alert_threshold enforced_params cost_tracking_settings search_tools require_end_user_mcp
+        """),
+        "credential_list": frozenset(),
+        "guardrails": _names("guardrail_id guardrail_info failure_policy policy_template"),
+        "virtual_keys": _names("""
+            duration aliases spend max_budget soft_budget budget_duration budget_limits budget_id organization_id
+            project_id agent_id max_parallel_requests tpm_limit rpm_limit tpd_limit tpm_limit_type rpm_limit_type
+            model_max_budget model_rpm_limit model_tpm_limit guardrails disable_global_guardrails policies prompts
+            enforced_params allowed_cache_controls allowed_routes permissions object_permission config
+            router_settings blocked auto_rotate rotation_interval key_type access_group_ids end_user_budget_id
+            throttle_on_budget_exceeded team_alias user_email user_role end_user_id
+        """),
+    }
+)
+
+#: Those of them that limit access, spending or load: without effect they leave open what the operator closed.
+RESTRICTIONS: Final = _names("""
+    custom_auth enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth enforce_user_param allowed_routes
+    admin_only_routes allowed_ips reject_clientside_metadata_tags max_parallel_requests global_max_parallel_requests
+    access_control access_groups max_budget soft_budget budget_limits budget_id max_internal_user_budget max_end_user_budget
+    default_max_internal_user_budget upperbound_key_generate_params tag_budget_config provider_budget_config
+    team_id duration tpm_limit rpm_limit tpd_limit model_max_budget model_rpm_limit model_tpm_limit guardrails policies
+    policy_attachments enforced_params permissions object_permission blocked key_type access_group_ids end_user_budget_id
+    turn_off_message_logging redact_user_api_key_info redact_messages_in_exceptions role_permissions
+""")
+
+#: Params of OpenAI's APIs; in `params` they are defaults for the deployment.
+OPENAI_PARAMS: Final = _names("""
+    temperature top_p n stream stream_options stop max_tokens max_completion_tokens presence_penalty
+    frequency_penalty logit_bias user seed tools tool_choice parallel_tool_calls functions function_call
+    response_format logprobs top_logprobs modalities prediction audio service_tier store metadata
+    reasoning_effort reasoning verbosity web_search_options safety_identifier prompt_cache_key
+    prompt_cache_retention suffix echo best_of dimensions encoding_format input_type size quality style
+    background moderation output_format output_compression voice speed instructions language
+    timestamp_granularities include truncation text max_output_tokens max_tool_calls thinking
+""")
+#: Those of them that are numbers or switches, so that a value from a variable gets its type.
+NUMERIC_PARAMS: Final = _names("""
+    temperature top_p n max_tokens max_completion_tokens presence_penalty frequency_penalty seed top_logprobs best_of
+    dimensions speed output_compression max_output_tokens max_tool_calls
+""")
+SWITCH_PARAMS: Final = _names("stream parallel_tool_calls store echo")
+
+#: Keys only a provider reads; they go to `params.extra` without remark.
+PROVIDER_PARAMS: Final = _names("""
+    vertex_project vertex_location vertex_credentials vertex_ai_project vertex_ai_location vertex_ai_credentials
+    aws_access_key_id aws_secret_access_key aws_session_token aws_region_name aws_session_name aws_profile_name
+    aws_role_name aws_web_identity_token aws_sts_endpoint aws_external_id aws_bedrock_runtime_endpoint
+    aws_sagemaker_allow_zero_temp s3_bucket_name s3_encryption_key_id gcs_bucket_name
+    model_id hf_model_name project_id space_id deployment_id watsonx_region_name token zen_api_key
+    use_private_endpoint azure_ad_token_provider azure_username azure_password
+    guardrailConfig performanceConfig safety_settings top_k top_a min_p repetition_penalty
+    guided_json guided_regex guided_choice guided_grammar safe_prompt num_ctx num_predict keep_alive
+    provider transforms models route plugins
+""")
+
+#: Values of `routing_strategy` that mean our `simple-shuffle`, and those that are known and not implemented.
+SHUFFLE: Final = _names("simple-shuffle shuffle weighted")
+STRATEGIES: Final = _names("""
+    least-busy usage-based-routing usage-based-routing-v2 latency-based-routing cost-based-routing lowest-latency
+    lowest-cost usage-based lowest-tpm-rpm priority provider-budget-routing complexity-router quality-router
+    adaptive-router auto-router p2c-ewma
+""")
+#: Values of `model_info.mode`.
+MODES: Final = _names("""
+    chat completion embedding image_generation image_edit audio_speech audio_transcription rerank moderation responses
+    realtime batch ocr video_generation search vector_store
+""")
+#: Values of a guardrail's `mode`.
+GUARDRAIL_MODES: Final = _names("""
+    pre_call during_call post_call logging_only pre_mcp_call during_mcp_call post_mcp_call realtime_input_transcription
+""")

@@ -1,0 +1,254 @@
+"""The driver: all ASGI machinery of the suite. Middlewares subclass `LLMMiddleware` and write hooks only.
+
+One request, one screen: `__call__` matches the route, `_serve` opens the Call or joins the one an outer layer opened,
+`_run` reads the body, runs the hooks around the inner app, and always ends with `on_end`. `taps.py` holds what happens
+to the messages of the answer. Requests that are no LLM route cost one dict lookup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import anyio
+
+from tianji_mw import taps
+from tianji_mw.call import CALL_KEY, Call, ClientGone, Limits, _current, open_call
+from tianji_mw.errors import OrderError, TianjiError
+from tianji_mw.lifespan import Lifespan
+from tianji_mw.routes import Routes
+from tianji_mw.runtime import Runtime
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from tianji_mw.apis.base import Api
+    from tianji_mw.frames import Frame
+    from tianji_mw.taps import Batch, Head
+
+log = logging.getLogger("tianji_mw.driver")
+
+RUNTIME_KEY: Final = "tianji_mw.runtime"
+#: Longest time an `on_end` may take once the request itself is over.
+END_DEADLINE_S: Final = 2.0
+
+
+class LLMMiddleware:
+    """Base of every middleware: subclass it, set `phase`, write the hooks you need.
+
+    >>> class Shout(LLMMiddleware):
+    ...     phase = 600
+    ...     async def on_request(self, call):
+    ...         call.edit()["temperature"] = 2
+    """
+
+    #: Place in the stack, outermost first: 100 limits, 200 identity, 300 callbacks, 400 spend, 500 prompts,
+    #: 600 guardrails, 700 cache, 800 routing, 900 secrets, 1000 the terminal app.
+    phase: ClassVar[int] = 500
+    #: What opens when an inner phase stands outside of this one; part of OrderError's text.
+    order_reason: ClassVar[str] = ""
+    #: True: `on_request` runs before the body is read (it may still await `call.load()`).
+    early: ClassVar[bool] = False
+
+    #: Read by the layer outside: this one takes the request from the Call, so no header has to be rewritten for it.
+    shares_call: ClassVar[bool] = True
+    _taps: ClassVar[bool] = False
+    _ends: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        # Decided once per class: a layer without a hook must cost nothing for it.
+        base = LLMMiddleware
+        cls._taps = cls.on_frames is not base.on_frames or cls.on_start is not base.on_start
+        cls._ends = cls.on_end is not base.on_end
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        routes: Routes | Sequence[str] = (),
+        limits: Limits | None = None,
+        runtime: Runtime | None = None,
+        allow_order: bool = False,
+    ) -> None:
+        self.app = app
+        self.routes = (routes if isinstance(routes, Routes) else Routes.of(routes)).seen_from(app)
+        self.limits = limits or Limits()
+        self.runtime = runtime
+        self._inner_shares = bool(getattr(app, "shares_call", False))
+        self._owns_runtime = False
+        self._started = False
+        self._starting: asyncio.Lock | None = None
+        if not allow_order:
+            _check_order(self)
+
+    # --- hooks, all optional
+
+    async def on_request(self, call: Call) -> None:
+        """Read or edit the request, or refuse it by raising a TianjiError."""
+
+    async def on_start(self, call: Call, head: Head) -> None:
+        """Status and headers of the answer, before they leave; may raise to refuse the answer."""
+
+    async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
+        """Frames of the answer; what is returned goes on. Hold back, edit, or `call.close(refusal)`.
+
+        `batch.last` is true exactly once, with the last frames (perhaps none): nothing may be held back then.
+        """
+        return batch.frames
+
+    async def on_end(self, call: Call) -> None:
+        """Exactly once per call that reached this layer, whatever happened; shielded from cancellation."""
+
+    async def start(self, runtime: Runtime) -> None:
+        """Open what the layer needs; raise SetupError to stop the start. Runs before the first request."""
+
+    async def aclose(self) -> None:
+        """Close it again; also after a start that failed halfway."""
+
+    # --- ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http" and (api := self.routes.match(scope)) is not None:
+            await self._serve(api, scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _serve(self, api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._started:
+            await self._start_late(scope)
+        call: Call | None = scope.get(CALL_KEY)
+        if call is not None:
+            await self._run(call, scope, receive, send)
+            return
+        assert self.runtime is not None
+        call = open_call(api, scope, receive, runtime=self.runtime, limits=self.limits)
+        inner = dict(scope)
+        inner[CALL_KEY] = call
+        inner[RUNTIME_KEY] = self.runtime
+        inner["headers"] = taps.without_accept_encoding(scope["headers"])
+        token = _current.set(call)
+        self.runtime.inflight += 1
+        try:
+            await self._run(call, inner, receive, taps.Witness(call, send))
+        finally:
+            self.runtime.inflight -= 1
+            self.runtime.count("calls", f"{api.name} {call.settle()}")
+            _current.reset(token)
+
+    async def _run(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        tap = taps.Tap(self, call, send) if self._taps else None
+        try:
+            if await self._admit(call, receive, send):
+                if call.edited and not self._inner_shares:
+                    scope = {**scope, "headers": taps.with_length(scope["headers"], len(call.body))}
+                await self.app(scope, call.receive if call.loaded else receive, tap or send)
+            if tap is not None:
+                await tap.finish()
+        except ClientGone as gone:
+            call.fail(gone)
+        except Exception as error:
+            if (tap is not None and tap.closed) or (call.gone and isinstance(error, OSError)):
+                log.debug("call %s: the inner app ended after its answer was closed: %r", call.id, error)
+            else:
+                call.fail(error)
+                if isinstance(send, taps.Witness):
+                    await send.fail()
+                raise
+        except BaseException as cancelled:
+            call.fail(cancelled)
+            raise
+        finally:
+            if isinstance(send, taps.Witness):
+                await send.finish()
+            if self._ends:
+                await self._end(call)
+
+    async def _admit(self, call: Call, receive: Receive, send: Send) -> bool:
+        """Read the body, run `on_request`; False when the request was answered with a refusal instead."""
+        try:
+            if not self.early:
+                await call.load(receive)
+            await self.on_request(call)
+        except TianjiError as error:
+            call.fail(error)
+            await taps.send_error(call, send, error)
+            return False
+        return True
+
+    async def _end(self, call: Call) -> None:
+        call.settle()
+        with anyio.move_on_after(END_DEADLINE_S, shield=True) as scope:
+            try:
+                await self.on_end(call)
+            except Exception:  # noqa: BLE001 - the finaliser: the answer has left, so a fault here is counted, not raised
+                call.runtime.count("on_end_failures", type(self).__name__)
+                log.exception("call %s: %s.on_end failed", call.id, type(self).__name__)
+        if scope.cancelled_caught:
+            call.runtime.count("on_end_timeouts", type(self).__name__)
+            log.error("call %s: %s.on_end took longer than %g s", call.id, type(self).__name__, END_DEADLINE_S)
+
+    # --- lifecycle
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._join_runtime(scope)
+        inner = {**scope, RUNTIME_KEY: self.runtime}
+        await Lifespan(self.app, start=self._open, stop=self._close)(inner, receive, send)
+
+    def _join_runtime(self, scope: Scope) -> None:
+        """Use the runtime of an outer layer, or own one: ten layers share one."""
+        outer: Runtime | None = scope.get(RUNTIME_KEY)
+        if outer is not None:
+            self.runtime = outer
+        elif self.runtime is None:
+            self.runtime = Runtime()
+            self._owns_runtime = True
+
+    async def _open(self) -> None:
+        assert self.runtime is not None
+        await self.start(self.runtime)
+        self._started = True
+
+    async def _start_late(self, scope: Scope) -> None:
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if not self._started:
+                log.warning("%s starts at its first request: the server sent no lifespan", type(self).__name__)
+                self._join_runtime(scope)
+                await self._open()
+
+    async def _close(self) -> None:
+        self._started = False
+        await self.aclose()
+        if self._owns_runtime and self.runtime is not None:
+            await self.runtime.aclose()
+            self.runtime, self._owns_runtime = None, False
+
+
+def inner_layers(app: object) -> list[LLMMiddleware]:
+    """The layers inside `app`, outermost first, as far as `.app` attributes lead."""
+    found: list[LLMMiddleware] = []
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        if isinstance(app, LLMMiddleware):
+            found.append(app)
+        app = getattr(app, "app", None)
+    return found
+
+
+def _check_order(layer: LLMMiddleware) -> None:
+    for inner in inner_layers(layer.app):
+        if inner.phase < layer.phase:
+            outer_name, inner_name = type(layer).__name__, type(inner).__name__
+            reason = inner.order_reason or layer.order_reason or "each layer must see what the outer ones let through"
+            raise OrderError(
+                f"{outer_name} (phase {layer.phase}) stands outside of {inner_name} (phase {inner.phase}): {reason}. "
+                f"Put {inner_name} outside, or pass allow_order=True if this is meant."
+            )

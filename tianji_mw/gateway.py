@@ -1,0 +1,136 @@
+"""The terminal app: takes a Call, finds its deployments, and lets an `Exchange` serve it.
+
+`Gateway(deployments)` is a complete ASGI app by itself; the middlewares of a `Stack` go around it. It serves LLM routes
+and `/v1/models`; every other path is a 404 in OpenAI's error shape.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import orjson
+
+from tianji_mw.apis import ALL
+from tianji_mw.apis.base import openai_error
+from tianji_mw.call import CALL_KEY, Call
+from tianji_mw.driver import LLMMiddleware
+from tianji_mw.errors import RouteNotFound, TianjiError, UnknownModel
+from tianji_mw.exchange import Exchange
+from tianji_mw.routes import Routes
+from tianji_mw.routing.base import Deployments, Picker
+from tianji_mw.routing.shuffle import Shuffle
+from tianji_mw.taps import send_error
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger("tianji_mw.gateway")
+
+
+class Gateway(LLMMiddleware):
+    """The innermost layer.
+
+    >>> app = Gateway.from_config("config.yaml")                    # doctest: +SKIP
+    >>> fastapi_app.mount("/llm", app)                              # doctest: +SKIP
+    """
+
+    phase: ClassVar[int] = 1000
+
+    def __init__(
+        self, deployments: Deployments, *, picker: Picker | None = None, always_include_usage: bool = False, **options: Any
+    ) -> None:
+        options.setdefault("routes", Routes(ALL))
+        super().__init__(self._terminal, **options)
+        self.deployments = deployments
+        self._picker: Picker = picker or Shuffle()
+        self._always_include_usage = always_include_usage
+
+    @classmethod
+    def from_config(cls, path: str | Path, *, env: Mapping[str, str] | None = None) -> ASGIApp:
+        """The whole stack of a config file as one app, for mounting. Raises ConfigErrors naming file, line and key."""
+        from tianji_mw.stack import Stack
+
+        return Stack.from_config(path, env=env).app
+
+    async def on_request(self, call: Call) -> None:
+        if self._always_include_usage and call.stream and call.api.name == "chat_completions":
+            options = call.request.get("stream_options")
+            if not (isinstance(options, dict) and options.get("include_usage")):
+                call.edit()["stream_options"] = {**(options or {}), "include_usage": True}
+
+    async def _terminal(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        call: Call | None = scope.get(CALL_KEY)
+        if kind == "http" and call is not None:
+            await self._answer(call, scope, receive, send)
+        elif kind == "http":
+            await _not_found(scope, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "The gateway serves no websockets."})
+
+    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if call.api.name == "models":
+                await self._models(call, scope["path"], send)
+            elif call.api.name == "passthrough":
+                from tianji_mw.passthrough import PassThrough
+
+                await PassThrough(call, self.deployments, self._picker, send).run(scope, receive)
+            else:
+                deployment = call.deployment
+                if deployment is None:
+                    deployment = call.deployment = self._picker.pick(self.deployments.serving(call.model), call)
+                await Exchange(call, deployment, send).run()
+        except TianjiError as error:
+            # Nothing has been sent yet: an exchange answers its own failures.
+            call.fail(error)
+            await send_error(call, send, error)
+        except Exception as error:  # noqa: BLE001 - the terminal's failsafe: a fault of ours is a 500 in the API's shape
+            log.exception("call %s: the gateway failed", call.id)
+            call.runtime.count("gateway_failures", type(error).__name__)
+            call.fail(error)
+            if call.status:
+                raise
+            await send_error(call, send, TianjiError("The gateway failed while it served this request."))
+
+    async def _models(self, call: Call, path: str, send: Send) -> None:
+        """`GET /v1/models` and `/v1/models/{id}`: only names the caller may use."""
+        names = [n for n in self.deployments.names() if call.identity is None or call.identity.allows(n)]
+        _, found, wanted = path.rpartition("/models/")
+        anthropic = "anthropic-version" in call.headers
+        shape = _anthropic_model if anthropic else _openai_model
+        if found and wanted:
+            self.deployments.serving(wanted)
+            if call.identity is not None and not call.identity.allows(wanted):
+                raise UnknownModel(f"The model '{wanted[:200]}' does not exist.", param="model")
+            body: object = shape(wanted)
+        elif anthropic:
+            listed = [shape(name) for name in names]
+            ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+            body = {"data": listed, "has_more": False, **ends}
+        else:
+            body = {"object": "list", "data": [shape(name) for name in names]}
+        await _send_json(send, 200, orjson.dumps(body))
+
+
+def _openai_model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 1677610602, "owned_by": "tianji"}
+
+
+def _anthropic_model(name: str) -> dict[str, object]:
+    return {"type": "model", "id": name, "display_name": name, "created_at": "2023-02-28T18:56:42Z"}
+
+
+async def _not_found(scope: Scope, send: Send) -> None:
+    error = RouteNotFound(f"The gateway has no route {scope['method']} {scope['path'][:200]}.")
+    await _send_json(send, error.status, orjson.dumps(openai_error(error)))
+
+
+async def _send_json(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,83 @@
+"""Keys from the config: the master key and virtual keys, kept as SHA-256 only."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+
+from tianji_mw.errors import ConfigError
+from tianji_mw.identity.base import Identity
+from tianji_mw.redact import Secret
+
+#: Headers that may carry the key, in the order in which they are asked.
+KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class VirtualKey:
+    """One key and whom it stands for. `expires` is in Unix seconds; None never expires."""
+
+    identity: Identity
+    expires: float | None = None
+
+
+class Keys:
+    """The `Identifier` over a fixed set of keys.
+
+    >>> keys = Keys(master_key=Secret("sk-master"))
+    """
+
+    __slots__ = ("_by_hash", "_header", "_wall")
+
+    def __init__(
+        self,
+        *,
+        master_key: Secret | None = None,
+        virtual_keys: Sequence[VirtualKey] = (),
+        header_name: str = "",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._wall = wall
+        self._header = header_name.lower()
+        self._by_hash: dict[str, VirtualKey] = {}
+        for key in virtual_keys:
+            if key.identity.key_hash in self._by_hash:
+                raise ConfigError(f"two virtual keys have the same value ({key.identity.alias or 'no alias'})", key="virtual_keys")
+            self._by_hash[key.identity.key_hash] = key
+        if master_key is not None:
+            hashed = digest(master_key.reveal())
+            self._by_hash[hashed] = VirtualKey(identity=Identity(key_hash=hashed, alias="master", admin=True))
+
+    def __bool__(self) -> bool:
+        return bool(self._by_hash)
+
+    async def identify(self, headers: Headers) -> Identity | None:
+        """The caller behind the first key that the headers carry."""
+        key = self._key(headers)
+        # The work is the same with and without a key, and for known, unknown and expired ones.
+        hashed = digest(key)
+        found = self._by_hash.get(hashed)
+        stored = found.identity.key_hash if found is not None else "0" * 64
+        same = hmac.compare_digest(stored, hashed)
+        if found is None or not same or not key:
+            return None
+        expired = found.expires is not None and found.expires <= self._wall()
+        return None if expired else found.identity
+
+    def _key(self, headers: Headers) -> str:
+        for name in (self._header, *KEY_HEADERS) if self._header else KEY_HEADERS:
+            if value := headers.get(name):
+                scheme, _, rest = value.partition(" ")
+                return rest.strip() if rest and scheme.lower() == "bearer" else value
+        return ""
+
+
+def digest(key: str) -> str:
+    """SHA-256 in hex, LiteLLM's way of keeping keys: existing hashes go on working."""
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,214 @@
+"""Outgoing HTTP for the hot path: the small `Transport` protocol, and its implementation over aiohttp.
+
+A transport sends one request and hands back an answer whose body is read chunk by chunk under deadlines. It knows
+nothing of LLMs; retries and error texts for clients are made elsewhere. Redirects are never followed: no upstream may
+move a request that carries a key to another host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from tianji_mw import redact
+from tianji_mw.errors import UpstreamMalformed, UpstreamTimeout, UpstreamTruncated, UpstreamUnreachable
+
+RawHeaders = Sequence[tuple[str, str]]
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Deadlines:
+    """Seconds. `first_byte` runs from the request's last byte to the answer's head; `None` means no limit."""
+
+    connect_s: float = 10.0
+    first_byte_s: float | None = 600.0
+    between_bytes_s: float | None = 120.0
+    total_s: float | None = None
+
+    def within(self, total_s: float | None) -> Deadlines:
+        """The same with a shorter total."""
+        return self if total_s is None else replace(self, total_s=total_s)
+
+
+@dataclass(slots=True, frozen=True)
+class UpstreamRequest:
+    """One request, ready to be sent. `body` is bytes, or an iterator for bodies that stream through unread."""
+
+    method: str
+    url: str
+    headers: RawHeaders
+    body: bytes | AsyncIterator[bytes] = b""
+    deadlines: Deadlines = Deadlines()
+
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.method} {redact.url(self.url)})"
+
+
+class UpstreamResponse(Protocol):
+    """The head of an answer, and its body in the pieces in which it arrives."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Header pairs as received, names in lower case."""
+        ...
+
+    async def chunk(self) -> bytes:
+        """The next bytes as soon as there are any; `b""` at the end.
+
+        Raises UpstreamTimeout (between bytes, total), UpstreamTruncated when the body stops before its end.
+        """
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """The whole rest of the body. Raises UpstreamMalformed above `limit` bytes."""
+        ...
+
+    def close(self) -> None:
+        """Give the exchange up; an unfinished one closes its connection. Safe to call twice."""
+        ...
+
+
+class Transport(Protocol):
+    """Sends requests. One instance serves all calls of a process."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """The answer's head. Raises UpstreamUnreachable, UpstreamTimeout, UpstreamMalformed."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+_HEAD_LIMIT: Final = 64 << 10
+#: Bytes read ahead from an upstream while a slow client takes its time (aiohttp pauses reading at twice this).
+_READ_AHEAD: Final = 64 << 10
+
+
+class AiohttpTransport:
+    """The Transport over aiohttp's client: keep-alive pool per origin, TLS verification, HTTP proxies from the environment."""
+
+    def __init__(self, *, ssl_context: ssl.SSLContext | bool = True, limit: int = 0, trust_env: bool = True) -> None:
+        self._ssl = ssl_context
+        self._limit = limit
+        self._trust_env = trust_env
+        self._session: Any = None
+
+    def _open(self) -> Any:
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._limit, ssl=self._ssl, keepalive_timeout=30),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._trust_env,
+            read_bufsize=_READ_AHEAD,
+            max_line_size=_HEAD_LIMIT,
+            max_field_size=_HEAD_LIMIT,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+        return self._session
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        import aiohttp
+
+        session = self._session or self._open()
+        limits = request.deadlines
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, connect=None, sock_read=None)
+        where = redact.url(request.url)
+        try:
+            async with asyncio.timeout(_sooner(limits.first_byte_s, limits.total_s)):
+                response = await session.request(
+                    request.method,
+                    request.url,
+                    data=request.body or None,
+                    headers=request.headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                )
+        except aiohttp.ConnectionTimeoutError:
+            raise UpstreamTimeout(f"No connection to {where} within {limits.connect_s:g} s.") from None
+        except TimeoutError:
+            seconds = _sooner(limits.first_byte_s, limits.total_s) or 0.0
+            raise UpstreamTimeout(f"{where} sent no answer within {seconds:g} s (first-byte limit).") from None
+        except aiohttp.ClientResponseError as error:
+            raise UpstreamMalformed(f"{where} sent an answer that is not HTTP: {error.message}.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamUnreachable(f"{where} is not reachable: {_reason(error)}.") from None
+        return _AiohttpResponse(response, limits, where)
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class _AiohttpResponse:
+    __slots__ = ("_content", "_deadline", "_ended", "_limits", "_response", "_where", "headers", "status")
+
+    def __init__(self, response: Any, limits: Deadlines, where: str) -> None:
+        self._response = response
+        self._content = response.content
+        self._limits = limits
+        self._where = where
+        self._ended = False
+        self._deadline = None if limits.total_s is None else asyncio.get_running_loop().time() + limits.total_s
+        self.status: int = response.status
+        self.headers: list[tuple[bytes, bytes]] = [(name.lower(), value) for name, value in response.raw_headers]
+
+    async def chunk(self) -> bytes:
+        import aiohttp
+
+        content = self._content
+        try:
+            # What already lies in the buffer costs no timer.
+            if content._buffer:
+                data: bytes = content.read_nowait(-1)
+            else:
+                async with asyncio.timeout(self._patience()):
+                    data = await content.readany()
+        except TimeoutError:
+            self.close()
+            raise UpstreamTimeout(f"{self._where} stopped sending for {self._limits.between_bytes_s} s.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            self.close()
+            raise UpstreamTruncated(f"{self._where} broke off in the middle of its answer: {_reason(error)}.") from None
+        if not data:
+            self._ended = True
+        return data
+
+    def _patience(self) -> float | None:
+        if self._deadline is None:
+            return self._limits.between_bytes_s
+        left = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        return _sooner(self._limits.between_bytes_s, left)
+
+    async def read(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while data := await self.chunk():
+            size += len(data)
+            if size > limit:
+                self.close()
+                raise UpstreamMalformed(f"{self._where} sent an answer larger than {limit} bytes.")
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._response.close()
+
+
+def _sooner(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _reason(error: BaseException) -> str:
+    """Class and text of a fault; some of them stringify to nothing."""
+    text = str(error.__cause__ or error) or "connection closed"
+    return f"{type(error).__name__}: {text}"
