@@ -1,4 +1,4 @@
-"""The admin port: health with detail, metrics, and `/-/`: the live stack and the redacted config. Loopback by default."""
+"""The admin port: health with detail, metrics, the live stack and the redacted config. Loopback by default."""
 
 from __future__ import annotations
 

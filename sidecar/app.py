@@ -35,17 +35,17 @@ def settings_of(options: RunOptions) -> Settings:
     return load(options.config, strict=options.strict)
 
 
-def stack_of(settings: Settings, options: RunOptions, runtime: Runtime | None = None) -> Stack:
+def stack_of(settings: Settings, options: RunOptions) -> Stack:
     """The live stack: ending in the gateway, or in the app behind us."""
     if not options.app_upstream:
-        return compose(settings, runtime=runtime)
+        return compose(settings)
     from sidecar.proxy import ReverseProxy
 
     try:
-        proxy = ReverseProxy(options.app_upstream, limits=limits_of(settings), runtime=runtime)
+        proxy = ReverseProxy(options.app_upstream, limits=limits_of(settings))
     except ValueError as error:
         raise SetupError(str(error)) from None
-    return compose(settings, runtime=runtime, terminal=proxy)
+    return compose(settings, terminal=proxy)
 
 
 def refuse_open(settings: Settings, options: RunOptions) -> None:
@@ -71,7 +71,7 @@ def apps_of(options: RunOptions) -> Apps:
     configure_logging(settings)
     verify = settings.settings.ssl_verify
     runtime = Runtime(transport_factory=lambda: AiohttpTransport(ssl_context=ssl_context(verify)))
-    stack = stack_of(settings, options, runtime)
+    stack = stack_of(settings, options)
     admin = None
     if options.admin_port:
         from sidecar.admin import Admin
@@ -115,14 +115,21 @@ def ssl_context(verify: bool | str) -> Any:
     try:
         return ssl.create_default_context(cafile=verify)
     except OSError as error:
-        raise ConfigError(f"the CA bundle cannot be read: {error.strerror}", key="litellm_settings.ssl_verify") from None
+        raise ConfigError(
+            f"the CA bundle cannot be read: {error.strerror}", key="litellm_settings.ssl_verify"
+        ) from None
 
 
 class _JSONFormatter(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        entry = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(entry).decode()

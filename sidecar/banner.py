@@ -85,7 +85,8 @@ def deployment_lines(stack: Stack) -> Iterator[str]:
         provider = deployment.provider
         key = "key set" if provider.secrets else "no key"
         address = redact.url(provider.base)
-        yield f"  {deployment.model_name} -> {provider.name}/{deployment.model}  {address}  ({key}, id {deployment.id[:12]})"
+        target = f"{provider.name}/{deployment.model}"
+        yield f"  {deployment.model_name} -> {target}  {address}  ({key}, id {deployment.id[:12]})"
 
 
 def notices(settings: Settings) -> list[str]:

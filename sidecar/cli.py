@@ -1,4 +1,4 @@
-"""`tianji-sidecar`: run, check, explain, doctor. Imports what a command needs when it runs, so that start stays fast."""
+"""`tianji-sidecar`: run, check, explain, doctor. A command imports what it needs, when it runs: start stays fast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from sidecar.options import RunOptions
 from tianji_mw.errors import SetupError
 
 app = typer.Typer(
-    name="tianji-sidecar", help="An LLM gateway as a sidecar.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    name="tianji-sidecar",
+    help="An LLM gateway as a sidecar.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 ConfigOption = Annotated[
@@ -67,10 +71,10 @@ def check(config: ConfigOption = None, app_upstream: UpstreamOption = "", strict
 
     options = _options(config=config, app_upstream=app_upstream)
     settings = settings_of(options)
-    stack_of(settings, options)
     found = notices(settings)
     for line in found:
         print(line)
+    stack_of(settings, options)
     if found and strict:
         raise typer.Exit(1)
     without = f", {len(found)} keys without effect" if found else ""
@@ -96,7 +100,9 @@ def config_show(config: ConfigOption = None) -> None:
 
     from sidecar.app import settings_of
 
-    print(yaml.safe_dump(settings_of(_options(config=config)).normalised(), sort_keys=False, allow_unicode=True), end="")
+    print(
+        yaml.safe_dump(settings_of(_options(config=config)).normalised(), sort_keys=False, allow_unicode=True), end=""
+    )
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,6 +26,7 @@ log = logging.getLogger("tianji_mw.sidecar")
 #: `scope["state"][COUNTS_KEY]`: what this port refused or cut before the app saw it, by reason; for metrics.
 COUNTS_KEY: Final = "tianji_mw.edge_counts"
 _POLL_S: Final = 0.05
+_PROBE_AFTER_S: Final = 30
 
 
 class StartFailed(Exception):
@@ -148,11 +150,14 @@ class EdgeServer(uvicorn.Server):
 
 
 def _notice_dead_peers(sock: socket.socket, seconds: float) -> None:
-    """Let the kernel drop connections whose peer has vanished or takes nothing; accepted sockets inherit both.
+    """Let the kernel drop connections whose peer has vanished or takes nothing; accepted sockets inherit all of it.
 
     Otherwise a stream to a client that lost its network runs on, and is paid for, until TCP gives up after a quarter
-    of an hour: its frames are too small to fill a buffer, so no write ever blocks.
+    of an hour: its frames are too small to fill a buffer, so no write ever blocks. A stream that is silent for long
+    has nothing unacknowledged, so keep-alive probes must ask.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
+    if sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_AFTER_S)

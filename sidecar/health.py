@@ -1,11 +1,15 @@
-"""`/health/liveliness` and `/health/readiness` on the main port: no key, no detail, no I/O.
+"""The outermost app of the main port: `/health/liveliness` and `/health/readiness`, without key, detail or I/O.
 
-Answered in front of the stack, so that a probe costs nothing and needs no identity.
+Answered in front of the stack, so that a probe costs nothing and needs no identity. It also owns the process's
+`Runtime`, which all layers inside join.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+from tianji_mw.driver import RUNTIME_KEY
+from tianji_mw.lifespan import Lifespan
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,13 +29,22 @@ class Health:
         self._runtime = runtime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (path := scope["path"]).startswith("/health/"):
-            if path in ("/health/liveliness", "/health/liveness"):
-                return await _answer(scope, send, 200, _ALIVE)
-            if path == "/health/readiness":
-                draining = self._runtime.draining
-                return await _answer(scope, send, 503 if draining else 200, _DRAINING if draining else _READY)
-        await self.app(scope, receive, send)
+        kind = scope["type"]
+        path = scope["path"] if kind == "http" else ""
+        if path in ("/health/liveliness", "/health/liveness"):
+            await _answer(scope, send, 200, _ALIVE)
+        elif path == "/health/readiness":
+            draining = self._runtime.draining
+            await _answer(scope, send, 503 if draining else 200, _DRAINING if draining else _READY)
+        elif kind == "lifespan":
+            scope = {**scope, RUNTIME_KEY: self._runtime}
+            await Lifespan(self.app, start=_nothing, stop=self._runtime.aclose)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+async def _nothing() -> None:
+    """The runtime opens its resources when they are asked for."""
 
 
 async def _answer(scope: Scope, send: Send, status: int, body: bytes) -> None:

@@ -17,7 +17,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sidecar.cycle import StrictCycle
+from sidecar.cycle import Output, StrictCycle
 from sidecar.limits import EdgeState
 from sidecar.strict import Refused, answer, without_upgrade
 
@@ -72,6 +72,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._output = Output(transport, self.loop)
         self.deadline = self.loop.time() + self.limits.header_timeout_s
         most = self.limits.max_connections
         if most is not None and len(self.connections) > most:
@@ -89,7 +90,9 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         if cycle is not None:
             # Only now: a body that is malformed in the same packet must not reach the app at all.
             self._unstarted = None
-            self._start_asgi_task(cycle, self.app)
+            task = self.loop.create_task(cycle.run_asgi(self.app))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -168,7 +171,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
             self._explained = len(self.url) + 24 + sum(len(name) + len(value) + 4 for name, value in headers)
         self.cycle = self._unstarted = StrictCycle(
             scope=scope,
-            transport=self.transport,
+            transport=cast("asyncio.Transport", self._output),
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -203,6 +206,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.edge.total_requests += 1
+        self._output.flush()
         if self.transport.is_closing():
             self._close()
             return

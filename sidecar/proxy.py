@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Unpack
 from urllib.parse import urlsplit
 
 import orjson
 
 from tianji_mw.apis.base import openai_error
 from tianji_mw.call import CALL_KEY, Call
-from tianji_mw.driver import LLMMiddleware
+from tianji_mw.driver import LayerOptions, LLMMiddleware
 from tianji_mw.errors import InvalidRequest, TianjiError
 from tianji_mw.upstream import Deadlines, UpstreamRequest
 from tianji_mw.watch import Watch
@@ -41,7 +41,7 @@ class ReverseProxy(LLMMiddleware):
 
     phase: ClassVar[int] = 1000
 
-    def __init__(self, upstream: str, *, deadlines: Deadlines | None = None, **options: Any) -> None:
+    def __init__(self, upstream: str, *, deadlines: Deadlines | None = None, **options: Unpack[LayerOptions]) -> None:
         super().__init__(self._forward, **options)
         parts = urlsplit(upstream)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:

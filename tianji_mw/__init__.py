@@ -1,0 +1,79 @@
+"""An LLM gateway as a suite of composable ASGI middlewares.
+
+Names are resolved at first use (PEP 562): `import tianji_mw` loads no SDK, and nothing of what you do not use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tianji_mw.call import Call, Limits, current_call
+    from tianji_mw.driver import LLMMiddleware
+    from tianji_mw.errors import TianjiError
+    from tianji_mw.gateway import Gateway
+    from tianji_mw.guardrails.base import ALLOW, Guardrail, Verdict, block
+    from tianji_mw.guardrails.middleware import Guardrails
+    from tianji_mw.identity.base import Identifier, Identity
+    from tianji_mw.identity.keys import Keys
+    from tianji_mw.identity.middleware import Authentication
+    from tianji_mw.providers.base import Provider
+    from tianji_mw.redact import Secret
+    from tianji_mw.runtime import Runtime
+    from tianji_mw.stack import Stack
+
+_HOMES: Final = {
+    "ALLOW": "guardrails.base",
+    "Authentication": "identity.middleware",
+    "Call": "call",
+    "Gateway": "gateway",
+    "Guardrail": "guardrails.base",
+    "Guardrails": "guardrails.middleware",
+    "Identifier": "identity.base",
+    "Identity": "identity.base",
+    "Keys": "identity.keys",
+    "LLMMiddleware": "driver",
+    "Limits": "call",
+    "Provider": "providers.base",
+    "Runtime": "runtime",
+    "Secret": "redact",
+    "Stack": "stack",
+    "TianjiError": "errors",
+    "Verdict": "guardrails.base",
+    "block": "guardrails.base",
+    "current_call": "call",
+}
+
+__all__ = [
+    "ALLOW",
+    "Authentication",
+    "Call",
+    "Gateway",
+    "Guardrail",
+    "Guardrails",
+    "Identifier",
+    "Identity",
+    "Keys",
+    "LLMMiddleware",
+    "Limits",
+    "Provider",
+    "Runtime",
+    "Secret",
+    "Stack",
+    "TianjiError",
+    "Verdict",
+    "block",
+    "current_call",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

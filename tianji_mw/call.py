@@ -23,6 +23,7 @@ from tianji_mw.errors import BodyTooLarge, InvalidRequest, ReceiveTimeout, Tianj
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
 
+    from tianji_mw.driver import LLMMiddleware
     from tianji_mw.identity.base import Identity
     from tianji_mw.routing.base import Deployment
     from tianji_mw.runtime import Runtime
@@ -103,6 +104,10 @@ class Call:
     gone: bool = False
     #: A layer ended the answer early; nothing from inside reaches the client any more.
     closed: bool = False
+    #: The channel that gave a closed call its ending; the layers outside of it let that ending pass.
+    ended_by: object = None
+    #: Layers that this call has reached and whose `on_end` is due, outermost first.
+    enders: list[LLMMiddleware] = field(default_factory=list)
     #: Why the call failed or was refused; None when it went well.
     error: BaseException | None = None
     outcome: Outcome | None = None
@@ -165,6 +170,11 @@ class Call:
             self.counters.encoded += 1
         return self._body
 
+    def listen(self, receive: Receive) -> None:
+        """Take the body from this channel when it is asked for; for a layer that does not load it at once."""
+        if self._request is None and receive != self.receive:
+            self._receive = receive
+
     async def load(self, receive: Receive | None = None) -> None:
         """Read and parse the body, once.
 
@@ -213,25 +223,21 @@ class Call:
             raise UnsupportedEncoding(f"Request bodies in '{encoding}' are not accepted; send plain JSON.")
         limit = self.limits.max_body_bytes
         length = self.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
+        # More digits than any limit has are not worth converting.
+        if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            body = bytes(message.get("body", b""))
-            if len(body) > limit:
-                raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-            return body
         try:
             async with asyncio.timeout(self.limits.receive_timeout_s):
-                return await self._read_rest(message, receive, limit)
+                return await self._read_parts(receive, limit)
         except TimeoutError:
             seconds = self.limits.receive_timeout_s
             raise ReceiveTimeout(f"The request body did not arrive within {seconds:g} s.") from None
 
-    async def _read_rest(self, message: Message, receive: Receive, limit: int) -> bytes:
+    async def _read_parts(self, receive: Receive, limit: int) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:
+            message = await receive()
             if message["type"] == "http.disconnect":
                 self.gone = True
                 raise ClientGone
@@ -242,7 +248,6 @@ class Call:
             parts.append(part)
             if not message.get("more_body", False):
                 return b"".join(parts)
-            message = await receive()
 
     def rewind(self) -> None:
         """Let `receive` give the body again, for another attempt at the inner app."""
@@ -290,13 +295,15 @@ class Call:
         if not self.closed:
             self.closed = True
             self.error = error
-            self.outcome = "blocked"
+            outcome = _outcome_of(error)
+            # Refused after the request was let in: that is a block.
+            self.outcome = "blocked" if outcome == "refused" else outcome
             if self._on_close is not None:
                 self._on_close.set()
 
     def fail(self, error: BaseException) -> None:
-        """Note why the call failed; the first reason stays."""
-        if self.error is None:
+        """Note why the call failed; the first reason stays, and a complete answer cannot fail any more."""
+        if self.error is None and not self.complete:
             self.error = error
 
     def note(self, kind: type[T]) -> T:
@@ -323,7 +330,7 @@ class Call:
         return f"Call({self.id}, {self.api.name}, {self.outcome or 'running'})"
 
 
-class ClientGone(Exception):  # noqa: N818 - a state of the connection, not a fault
+class ClientGone(Exception):  # a state of the connection, not a fault
     """The client disconnected; nobody is left to answer."""
 
 

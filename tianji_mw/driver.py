@@ -1,8 +1,8 @@
 """The driver: all ASGI machinery of the suite. Middlewares subclass `LLMMiddleware` and write hooks only.
 
 One request, one screen: `__call__` matches the route, `_serve` opens the Call or joins the one an outer layer opened,
-`_run` reads the body, runs the hooks around the inner app, and always ends with `on_end`. `taps.py` holds what happens
-to the messages of the answer. Requests that are no LLM route cost one dict lookup.
+`_run` reads the body and runs the hooks around the inner app. `taps.py` holds what happens to the messages of the
+answer, `witness.py` how a call ends. Requests that are no LLM route cost one dict lookup.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Final
-
-import anyio
+from typing import TYPE_CHECKING, ClassVar, Final, TypedDict
 
 from tianji_mw import taps
 from tianji_mw.call import CALL_KEY, Call, ClientGone, Limits, _current, open_call
-from tianji_mw.errors import OrderError, TianjiError
+from tianji_mw.errors import OrderError, SetupError, TianjiError
 from tianji_mw.lifespan import Lifespan
 from tianji_mw.routes import Routes
 from tianji_mw.runtime import Runtime
+from tianji_mw.witness import Broken, Witness, conclude, shielded
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,8 +30,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("tianji_mw.driver")
 
 RUNTIME_KEY: Final = "tianji_mw.runtime"
-#: Longest time an `on_end` may take once the request itself is over.
-END_DEADLINE_S: Final = 2.0
+
+
+class LayerOptions(TypedDict, total=False):
+    """What every layer takes, by keyword, besides its own settings."""
+
+    routes: Routes | Sequence[str]
+    limits: Limits | None
+    runtime: Runtime | None
+    allow_order: bool
 
 
 class LLMMiddleware:
@@ -54,6 +60,8 @@ class LLMMiddleware:
 
     #: Read by the layer outside: this one takes the request from the Call, so no header has to be rewritten for it.
     shares_call: ClassVar[bool] = True
+    #: Whether `on_frames` is written; without it an answer is not decoded for this layer.
+    reads_frames: ClassVar[bool] = False
     _taps: ClassVar[bool] = False
     _ends: ClassVar[bool] = False
 
@@ -61,7 +69,8 @@ class LLMMiddleware:
         super().__init_subclass__(**kwargs)
         # Decided once per class: a layer without a hook must cost nothing for it.
         base = LLMMiddleware
-        cls._taps = cls.on_frames is not base.on_frames or cls.on_start is not base.on_start
+        cls.reads_frames = cls.on_frames is not base.on_frames
+        cls._taps = cls.reads_frames or cls.on_start is not base.on_start
         cls._ends = cls.on_end is not base.on_end
 
     def __init__(
@@ -79,8 +88,9 @@ class LLMMiddleware:
         self.runtime = runtime
         self._inner_shares = bool(getattr(app, "shares_call", False))
         self._owns_runtime = False
-        self._started = False
-        self._starting: asyncio.Lock | None = None
+        #: The event loop in which this layer has started; what it holds belongs to that loop.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         if not allow_order:
             _check_order(self)
 
@@ -95,7 +105,8 @@ class LLMMiddleware:
     async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
         """Frames of the answer; what is returned goes on. Hold back, edit, or `call.close(refusal)`.
 
-        `batch.last` is true exactly once, with the last frames (perhaps none): nothing may be held back then.
+        `batch.last` is true once, with the last frames (perhaps none): nothing may be held back then. An answer that
+        breaks off has no last batch; what was held back is dropped.
         """
         return batch.frames
 
@@ -120,7 +131,7 @@ class LLMMiddleware:
             await self.app(scope, receive, send)
 
     async def _serve(self, api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._started:
+        if self._loop is not asyncio.get_running_loop():
             await self._start_late(scope)
         call: Call | None = scope.get(CALL_KEY)
         if call is not None:
@@ -132,16 +143,25 @@ class LLMMiddleware:
         inner[CALL_KEY] = call
         inner[RUNTIME_KEY] = self.runtime
         inner["headers"] = taps.without_accept_encoding(scope["headers"])
+        if "extensions" in scope:
+            inner["extensions"] = taps.without_file_sends(scope["extensions"])
         token = _current.set(call)
-        self.runtime.inflight += 1
+        witness = Witness(call, send)
+        call.runtime.inflight += 1
         try:
-            await self._run(call, inner, receive, taps.Witness(call, send))
+            await self._run(call, inner, receive, witness)
         finally:
-            self.runtime.inflight -= 1
-            self.runtime.count("calls", f"{api.name} {call.settle()}")
+            if call.enders or not call.complete:
+                await shielded(conclude(call, witness))
+            call.runtime.inflight -= 1
+            call.runtime.count("calls", f"{api.name} {call.settle()}")
             _current.reset(token)
+        if witness.open:
+            raise Broken("the answer stopped short")
 
     async def _run(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._ends and self not in call.enders:
+            call.enders.append(self)
         tap = taps.Tap(self, call, send) if self._taps else None
         try:
             if await self._admit(call, receive, send):
@@ -157,41 +177,29 @@ class LLMMiddleware:
                 log.debug("call %s: the inner app ended after its answer was closed: %r", call.id, error)
             else:
                 call.fail(error)
-                if isinstance(send, taps.Witness):
+                if isinstance(send, Witness):
                     await send.fail()
                 raise
         except BaseException as cancelled:
             call.fail(cancelled)
             raise
-        finally:
-            if isinstance(send, taps.Witness):
-                await send.finish()
-            if self._ends:
-                await self._end(call)
 
     async def _admit(self, call: Call, receive: Receive, send: Send) -> bool:
         """Read the body, run `on_request`; False when the request was answered with a refusal instead."""
         try:
-            if not self.early:
+            if self.early:
+                call.listen(receive)
+            else:
                 await call.load(receive)
             await self.on_request(call)
+            if call.closed and isinstance(call.error, TianjiError):
+                raise call.error
         except TianjiError as error:
             call.fail(error)
+            call.ended_by = self
             await taps.send_error(call, send, error)
             return False
         return True
-
-    async def _end(self, call: Call) -> None:
-        call.settle()
-        with anyio.move_on_after(END_DEADLINE_S, shield=True) as scope:
-            try:
-                await self.on_end(call)
-            except Exception:  # noqa: BLE001 - the finaliser: the answer has left, so a fault here is counted, not raised
-                call.runtime.count("on_end_failures", type(self).__name__)
-                log.exception("call %s: %s.on_end failed", call.id, type(self).__name__)
-        if scope.cancelled_caught:
-            call.runtime.count("on_end_timeouts", type(self).__name__)
-            log.error("call %s: %s.on_end took longer than %g s", call.id, type(self).__name__, END_DEADLINE_S)
 
     # --- lifecycle
 
@@ -212,23 +220,38 @@ class LLMMiddleware:
     async def _open(self) -> None:
         assert self.runtime is not None
         await self.start(self.runtime)
-        self._started = True
+        self._loop = asyncio.get_running_loop()
 
     async def _start_late(self, scope: Scope) -> None:
-        if self._starting is None:
-            self._starting = asyncio.Lock()
-        async with self._starting:
-            if not self._started:
-                log.warning("%s starts at its first request: the server sent no lifespan", type(self).__name__)
-                self._join_runtime(scope)
+        loop = asyncio.get_running_loop()
+        if self._starting is None or self._starting[0] is not loop:
+            self._starting = (loop, asyncio.Lock())
+        async with self._starting[1]:
+            if self._loop is loop:
+                return
+            name = type(self).__name__
+            if self._loop is not None and not self._loop.is_closed():
+                raise SetupError(f"{name} runs in another event loop already; build one stack for each loop.")
+            log.warning("%s starts at its first request: the server sent no lifespan", name)
+            if self._owns_runtime:
+                self.runtime, self._owns_runtime = None, False  # what it held went with its loop
+            self._join_runtime(scope)
+            try:
                 await self._open()
+            except BaseException:
+                await self._close()
+                raise
+            if self.runtime is not None and not self._owns_runtime:
+                self.runtime.on_close(self._close)
 
     async def _close(self) -> None:
-        self._started = False
-        await self.aclose()
-        if self._owns_runtime and self.runtime is not None:
-            await self.runtime.aclose()
-            self.runtime, self._owns_runtime = None, False
+        self._loop = None
+        try:
+            await self.aclose()
+        finally:
+            if self._owns_runtime and self.runtime is not None:
+                runtime, self.runtime, self._owns_runtime = self.runtime, None, False
+                await runtime.aclose()
 
 
 def inner_layers(app: object) -> list[LLMMiddleware]:

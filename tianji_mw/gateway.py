@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import orjson
 
 from tianji_mw.apis import ALL
 from tianji_mw.apis.base import openai_error
 from tianji_mw.call import CALL_KEY, Call
-from tianji_mw.driver import LLMMiddleware
-from tianji_mw.errors import RouteNotFound, TianjiError, UnknownModel
+from tianji_mw.driver import LayerOptions, LLMMiddleware
+from tianji_mw.errors import MethodNotAllowed, RouteNotFound, TianjiError, UnknownModel
 from tianji_mw.exchange import Exchange
 from tianji_mw.routes import Routes
 from tianji_mw.routing.base import Deployments, Picker
@@ -40,7 +40,12 @@ class Gateway(LLMMiddleware):
     phase: ClassVar[int] = 1000
 
     def __init__(
-        self, deployments: Deployments, *, picker: Picker | None = None, always_include_usage: bool = False, **options: Any
+        self,
+        deployments: Deployments,
+        *,
+        picker: Picker | None = None,
+        always_include_usage: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
         options.setdefault("routes", Routes(ALL))
         super().__init__(self._terminal, **options)
@@ -74,6 +79,9 @@ class Gateway(LLMMiddleware):
 
     async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            if call.method.upper() not in call.api.methods:
+                allowed = ", ".join(sorted(call.api.methods))
+                raise MethodNotAllowed(f"This path takes {allowed}.", headers={"allow": allowed})
             if call.api.name == "models":
                 await self._models(call, scope["path"], send)
             elif call.api.name == "passthrough":
@@ -89,7 +97,7 @@ class Gateway(LLMMiddleware):
             # Nothing has been sent yet: an exchange answers its own failures.
             call.fail(error)
             await send_error(call, send, error)
-        except Exception as error:  # noqa: BLE001 - the terminal's failsafe: a fault of ours is a 500 in the API's shape
+        except Exception as error:
             log.exception("call %s: the gateway failed", call.id)
             call.runtime.count("gateway_failures", type(error).__name__)
             call.fail(error)

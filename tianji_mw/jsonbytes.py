@@ -13,15 +13,20 @@ from typing import Any, Final
 import orjson
 
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]', re.DOTALL)
-#: A JSON string escape that could spell a key's letters: then bytes alone do not show where the key is.
+#: A JSON string escape that could spell a key's letters: then bytes alone do not show where the key is. Keys are made of
+#: letters and underscores here.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]", re.IGNORECASE)
 
 
 def loads(body: bytes) -> Any:
     """Decode strictly: UTF-8, no NaN, no duplicate keys, bounded depth. Raises ValueError with the reason."""
     value = orjson.loads(body)
+    try:
+        again = orjson.dumps(value)
+    except TypeError:  # its encoder goes less deep than its decoder: what could not be sent on is not let in
+        raise ValueError("the body is nested too deeply") from None
     # Clients nearly always send compact JSON. If encoding gives the same bytes back, no key can stand twice.
-    if orjson.dumps(value) != body:
+    if again != body:
         try:
             json.loads(body, object_pairs_hook=_refuse_duplicates, parse_int=_keep, parse_float=_keep)
         except RecursionError:
@@ -38,7 +43,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"the key {key!r} stands twice in one object")
+                raise ValueError(f"the key {key[:100]!r} stands twice in one object")
             seen.add(key)
 
 

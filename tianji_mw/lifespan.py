@@ -21,92 +21,110 @@ log = logging.getLogger("tianji_mw.lifespan")
 Hook = Callable[[], Awaitable[None]]
 
 
+class _Silent(Exception):  # ends an app, reports nothing
+    """Raised into an app that asks for a third message: it takes them and never answers."""
+
+
 class Lifespan:
-    """One run of the lifespan protocol around `app` (None for a terminal app that has none of its own)."""
+    """One run of the lifespan protocol around `app`.
 
-    __slots__ = ("_answered", "_app", "_heard", "_start", "_started", "_stop")
+    The start is over before the app hears of it, so no fault of ours travels through the app's code.
+    """
 
-    def __init__(self, app: ASGIApp | None, *, start: Hook, stop: Hook) -> None:
+    __slots__ = ("_answered", "_app", "_ended", "_failed", "_open", "_receive", "_send", "_start", "_stop", "_told")
+
+    def __init__(self, app: ASGIApp, *, start: Hook, stop: Hook) -> None:
         self._app = app
         self._start = start
         self._stop = stop
-        self._heard: list[str] = []
-        self._answered = False
-        self._started = False
+        #: Messages that the app has heard: startup, shutdown.
+        self._told = 0
+        self._answered = self._failed = self._ended = self._open = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        failed = False
-
-        async def inner_receive() -> Message:
-            if len(self._heard) == 1 and not self._answered:
-                # It asks for the next message without having answered the first: it does not speak the protocol.
-                await self._answer(send, {"type": "lifespan.startup.complete"})
-            return await self._hear(receive)
-
-        async def inner_send(message: Message) -> None:
-            nonlocal failed
-            if message["type"] == "lifespan.startup.failed":
-                failed = True
-                await self._close()
-            elif message["type"].startswith("lifespan.shutdown"):
-                await self._close()
-            await self._answer(send, message)
-
+        self._receive, self._send = receive, send
+        await receive()  # `lifespan.startup`: nothing else comes first
+        self._open = True
         try:
-            if self._app is not None:
-                await self._app(scope, inner_receive, inner_send)
-        except SetupError as error:
+            if await self._begin():
+                await self._accompany(scope)
+        finally:
             await self._close()
+
+    async def _begin(self) -> bool:
+        try:
+            await self._start()
+        except Exception as error:  # the server has to be told, else it serves without us
+            await self._close()
+            if not isinstance(error, SetupError):
+                log.exception("the start failed")
+            await self._answer({"type": "lifespan.startup.failed", "message": _sentence(error)})
+            return False
+        return True
+
+    async def _accompany(self, scope: Scope) -> None:
+        try:
+            await self._app(scope, self._inner_receive, self._inner_send)
+        except _Silent:
+            pass
+        except Exception as error:
             if self._answered:
                 raise
-            await self._answer(send, {"type": "lifespan.startup.failed", "message": error.message})
-            return
-        except Exception:
-            if self._answered or len(self._heard) > 1:
+            if isinstance(error, SetupError):
                 await self._close()
-                raise
+                await self._answer({"type": "lifespan.startup.failed", "message": error.message})
+                return
             log.debug("the wrapped app has no lifespan", exc_info=True)
-        if failed:
+        if self._failed or self._ended:
             return
-        await self._carry_on_alone(receive, send)
+        # The app has left early, or never joined: the rest of the protocol is ours.
+        await self._answer({"type": "lifespan.startup.complete"})
+        if self._told < 2:
+            await self._receive()
+        await self._end({"type": "lifespan.shutdown.complete"})
 
-    async def _carry_on_alone(self, receive: Receive, send: Send) -> None:
-        """Play the rest of the protocol for an app that left early or never joined."""
-        if not self._heard:
-            try:
-                await self._hear(receive)
-            except SetupError as error:
-                await self._answer(send, {"type": "lifespan.startup.failed", "message": error.message})
-                return
-        if not self._answered:
-            await self._answer(send, {"type": "lifespan.startup.complete"})
-        if self._started:
-            if len(self._heard) == 1:
-                await self._hear(receive)
+    async def _inner_receive(self) -> Message:
+        self._told += 1
+        if self._told == 1:
+            return {"type": "lifespan.startup"}
+        if self._told > 2:
+            raise _Silent
+        # It asks for the next message without having answered the first: it does not speak the protocol.
+        await self._answer({"type": "lifespan.startup.complete"})
+        return await self._receive()
+
+    async def _inner_send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind.startswith("lifespan.shutdown"):
+            await self._end(message)
+            return
+        if kind == "lifespan.startup.failed":
+            self._failed = True
             await self._close()
-            await send({"type": "lifespan.shutdown.complete"})
+        await self._answer(message)
 
-    async def _hear(self, receive: Receive) -> Message:
-        message = await receive()
-        self._heard.append(message["type"])
-        if message["type"] == "lifespan.startup":
-            # Marked before the call: what a failed start has opened is closed as well.
-            self._started = True
-            try:
-                await self._start()
-            except SetupError:
-                await self._close()
-                raise
-        return message
-
-    async def _answer(self, send: Send, message: Message) -> None:
-        if message["type"].startswith("lifespan.startup"):
-            if self._answered:
-                return
+    async def _answer(self, message: Message) -> None:
+        if not self._answered:
             self._answered = True
-        await send(message)
+            await self._send(message)
 
-    async def _close(self) -> None:
-        if self._started:
-            self._started = False
-            await self._stop()
+    async def _end(self, message: Message) -> None:
+        self._ended = True
+        if not await self._close() and message["type"] == "lifespan.shutdown.complete":
+            message = {"type": "lifespan.shutdown.failed", "message": "a middleware could not be closed; see the log"}
+        await self._send(message)
+
+    async def _close(self) -> bool:
+        """Stop ours, once; False when that failed."""
+        if self._open:
+            self._open = False
+            try:
+                await self._stop()
+            except Exception:  # plugin failsafe: what cannot be closed must not hide the app's own ending
+                log.exception("a middleware could not be closed")
+                return False
+        return True
+
+
+def _sentence(error: Exception) -> str:
+    return error.message if isinstance(error, SetupError) else f"The start failed: {type(error).__name__}: {error}"

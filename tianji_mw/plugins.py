@@ -29,8 +29,16 @@ def find(concern: str, name: str, base: type[T]) -> type[T]:
     package = f"tianji_mw.{concern}"
     if name.isidentifier() and name not in ("base", "middleware") and find_spec(f"{package}.{name}") is not None:
         return _only_subclass(importlib.import_module(f"{package}.{name}"), base)
-    for entry in entry_points(group=package, name=name):
-        found = entry.load()
+    entries = tuple(entry_points(group=package, name=name))
+    if len({entry.value for entry in entries}) > 1:
+        raise PluginNotFound(
+            f"plugin {name!r}: several packages claim it: {', '.join(entry.value for entry in entries)}"
+        )
+    for entry in entries:
+        try:
+            found = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise PluginNotFound(f"entry point {entry.value} cannot be loaded ({error})") from error
         return _checked(found, base, f"entry point {entry.value}")
     near = difflib.get_close_matches(name, names(concern), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -43,7 +51,9 @@ def find(concern: str, name: str, base: type[T]) -> type[T]:
 def names(concern: str) -> list[str]:
     """Names of the plugins that ship with the suite and of installed entry points."""
     package = importlib.import_module(f"tianji_mw.{concern}")
-    own = [m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in ("base", "middleware") and not m.ispkg]
+    own = [
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in ("base", "middleware") and not m.ispkg
+    ]
     return sorted({*own, *(entry.name for entry in entry_points(group=f"tianji_mw.{concern}"))})
 
 

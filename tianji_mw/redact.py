@@ -55,13 +55,16 @@ class Secret:
         return bool(self._value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(_bytes(self), _bytes(other))
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a Secret cannot be pickled or copied into another process")
+
+    def __copy__(self) -> Secret:
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
         return self
@@ -77,6 +80,10 @@ class Secret:
         )
 
 
+def _bytes(secret: Secret) -> bytes:
+    return secret.reveal().encode("utf-8", "surrogatepass")
+
+
 def headers(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     """Header pairs with every credential masked, for logs and records."""
     return [
@@ -87,7 +94,10 @@ def headers(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
 
 def url(value: str) -> str:
     """A URL without user, password and query, for logs and error texts."""
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return "(an address that cannot be read)"
     host = parts.hostname or ""
     if ":" in host:
         host = f"[{host}]"
@@ -107,16 +117,25 @@ def text(value: str, secrets: Iterable[Secret]) -> str:
     return value
 
 
+_TRACEBACKS: Final = logging.Formatter()
+
+
 class SecretFilter(logging.Filter):
-    """Log filter that masks known secrets in the rendered message of every record."""
+    """Log filter that masks known secrets in the rendered message and the traceback of every record."""
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
         super().__init__()
         self._secrets = tuple(secrets)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        rendered = record.getMessage()
+        try:
+            rendered = record.getMessage()
+        except (TypeError, ValueError):
+            return True  # the handler reports the wrong arguments; a filter must not raise into the code that logs
         clean = text(rendered, self._secrets)
         if clean is not rendered:
             record.msg, record.args = clean, ()
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            # Formatters take the text that is there already.
+            record.exc_text = text(_TRACEBACKS.formatException(record.exc_info), self._secrets)
         return True

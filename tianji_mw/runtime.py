@@ -11,7 +11,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -22,6 +21,8 @@ log = logging.getLogger("tianji_mw.runtime")
 
 T = TypeVar("T")
 _RESTART_AFTER_S: Final = (0.1, 0.5, 2.0, 10.0, 30.0)
+#: A task that ran this long before it died starts with the short pauses again.
+_STEADY_NS: Final = 60_000_000_000
 
 
 @dataclass(eq=False)
@@ -31,6 +32,7 @@ class Runtime:
     clock: Callable[[], int] = time.monotonic_ns
     wall: Callable[[], float] = time.time
     rng: random.Random = field(default_factory=random.SystemRandom)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     transport_factory: Callable[[], Transport] | None = None
     #: Set while the process drains: readiness is off, running calls go on.
     draining: bool = False
@@ -42,8 +44,8 @@ class Runtime:
     restarts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._shared: dict[object, asyncio.Future[Any]] = {}
-        self._exits = AsyncExitStack()
+        self._shared: dict[object, asyncio.Task[Any]] = {}
+        self._exits: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._transport: Transport | None = None
 
@@ -62,25 +64,34 @@ class Runtime:
 
                 self.transport_factory = AiohttpTransport
             self._transport = self.transport_factory()
-            self._exits.push_async_callback(self._transport.aclose)
+            self.on_close(self._transport.aclose)
         return self._transport
 
     async def shared(self, key: object, open_: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
-        """The one resource for `key`, opened by the first who asks; the others wait for it."""
-        future = self._shared.get(key)
-        if future is None:
-            future = self._shared[key] = asyncio.get_running_loop().create_future()
-            try:
-                value = await open_()
-            except BaseException as error:
-                del self._shared[key]
-                future.set_exception(error)
-                future.exception()  # whoever waits raises it; with nobody waiting it is not "never retrieved"
-                raise
-            self._exits.push_async_callback(close, value)
-            future.set_result(value)
-        result: T = await asyncio.shield(future)
+        """The one resource for `key`, opened at the first demand; whoever asks meanwhile waits for it.
+
+        The opening is a task of its own: the request that came first may be cancelled without harm to the others.
+        """
+        task = self._shared.get(key)
+        if task is None:
+            task = self._shared[key] = asyncio.create_task(self._open(open_, close))
+            task.add_done_callback(lambda done: self._forget_failed(key, done))
+        result: T = task.result() if task.done() else await asyncio.shield(task)
         return result
+
+    async def _open(self, open_: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
+        value = await open_()
+        self.on_close(lambda: close(value))
+        return value
+
+    def _forget_failed(self, key: object, task: asyncio.Task[Any]) -> None:
+        # Reading the exception also marks it as seen, should nobody wait any more.
+        if (task.cancelled() or task.exception() is not None) and self._shared.get(key) is task:
+            del self._shared[key]
+
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have `aclose` await this, before what was registered earlier. A fault in it is logged and counted."""
+        self._exits.append(close)
 
     def spawn(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a background task until `aclose`; one that dies is started anew with backoff, and counted."""
@@ -89,15 +100,18 @@ class Runtime:
         task.add_done_callback(self._tasks.discard)
 
     async def _supervise(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        failures = 0
         while True:
+            began = self.clock()
             try:
                 await run()
                 return
-            except Exception:  # noqa: BLE001 - plugin failsafe: whatever a task raises is logged, counted and restarted
+            except Exception:  # plugin failsafe: whatever a task raises is logged, counted and restarted
+                failures = 1 if self.clock() - began >= _STEADY_NS else failures + 1
                 count = self.restarts[name] = self.restarts.get(name, 0) + 1
-                pause = _RESTART_AFTER_S[min(count, len(_RESTART_AFTER_S)) - 1]
+                pause = _RESTART_AFTER_S[min(failures, len(_RESTART_AFTER_S)) - 1]
                 log.exception("background task %s failed (%d times); starts again in %g s", name, count, pause)
-                await asyncio.sleep(pause)
+                await self.sleep(pause)
 
     def count(self, event: str, detail: str) -> None:
         """Count something that must not pass in silence."""
@@ -112,10 +126,17 @@ class Runtime:
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     async def aclose(self) -> None:
-        """Stop the background tasks and close every resource, the last opened first."""
-        for task in tuple(self._tasks):
+        """Stop the background tasks and close every resource, the last opened first. Each is closed, whatever fails."""
+        running = [*self._tasks, *(task for task in self._shared.values() if not task.done())]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._exits.aclose()
+        await asyncio.gather(*running, return_exceptions=True)
+        while self._exits:
+            close = self._exits.pop()
+            try:
+                await close()
+            except Exception:  # plugin failsafe: one resource must not keep the others open
+                self.count("close_failures", "")
+                log.exception("a resource could not be closed")
         self._shared.clear()
         self._transport = None

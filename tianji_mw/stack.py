@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Stack:
     """Layers, outermost first, and the app they end in. A wrong order raises OrderError that names both layers.
 
-    >>> stack = Stack([Middleware(Authentication, master_key="sk-1"), Middleware(Guardrails, checks=[])])  # doctest: +SKIP
-    >>> app = stack.wrap(fastapi_app)                                                                      # doctest: +SKIP
+    >>> layers = [Middleware(Authentication, master_key="sk-1"), Middleware(Guardrails, checks=[])]  # doctest: +SKIP
+    >>> app = Stack(layers).wrap(fastapi_app)                                                       # doctest: +SKIP
     """
 
     def __init__(self, layers: Sequence[Middleware], terminal: ASGIApp | None = None) -> None:

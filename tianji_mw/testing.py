@@ -39,6 +39,10 @@ class Reply:
     reset: bool = False
     #: Close before sending anything.
     refuse: bool = False
+    #: Send these bytes in the place of an HTTP answer, and close.
+    garbage: bytes | None = None
+    #: Close in silence after a complete answer that promised to keep the connection.
+    hang_up: bool = False
 
     @classmethod
     def json(cls, body: object, **options: Any) -> Reply:
@@ -130,6 +134,10 @@ class FakeLLM:
             return False
         if not await self._pause(reply.delay_s, reader):
             return False
+        if reply.garbage is not None:
+            writer.write(reply.garbage)
+            await writer.drain()
+            return False
         headers = {"connection": "keep-alive", **reply.headers}
         if reply.chunked:
             headers["transfer-encoding"] = "chunked"
@@ -158,7 +166,7 @@ class FakeLLM:
         if reply.chunked:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
-        return True
+        return not reply.hang_up
 
     async def _pause(self, seconds: float, reader: asyncio.StreamReader) -> bool:
         """Wait, and notice when the client hangs up meanwhile."""

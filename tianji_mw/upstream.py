@@ -8,10 +8,13 @@ move a request that carries a key to another host.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 from tianji_mw import redact
 from tianji_mw.errors import UpstreamMalformed, UpstreamTimeout, UpstreamTruncated, UpstreamUnreachable
@@ -21,7 +24,7 @@ RawHeaders = Sequence[tuple[str, str]]
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Deadlines:
-    """Seconds. `first_byte` runs from the request's last byte to the answer's head; `None` means no limit."""
+    """Seconds. `first_byte` and `total` run from the start of the attempt; `None` means no limit."""
 
     connect_s: float = 10.0
     first_byte_s: float | None = 600.0
@@ -84,6 +87,7 @@ class Transport(Protocol):
     async def aclose(self) -> None: ...
 
 
+_CLEAN_URL: Final = re.compile(r"https?://[!-~]+")
 _HEAD_LIMIT: Final = 64 << 10
 #: Bytes read ahead from an upstream while a slow client takes its time (aiohttp pauses reading at twice this).
 _READ_AHEAD: Final = 64 << 10
@@ -97,15 +101,18 @@ class AiohttpTransport:
         self._limit = limit
         self._trust_env = trust_env
         self._session: Any = None
+        self._proxies: dict[str, str] = {}
 
     def _open(self) -> Any:
         import aiohttp
 
+        # Read once: aiohttp's own `trust_env` asks a thread for proxies and for ~/.netrc at every request, and a netrc
+        # entry would put its credentials in the place of ours.
+        self._proxies = urllib.request.getproxies() if self._trust_env else {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._limit, ssl=self._ssl, keepalive_timeout=30),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=self._trust_env,
             read_bufsize=_READ_AHEAD,
             max_line_size=_HEAD_LIMIT,
             max_field_size=_HEAD_LIMIT,
@@ -115,31 +122,48 @@ class AiohttpTransport:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         import aiohttp
+        from yarl import URL
 
         session = self._session or self._open()
         limits = request.deadlines
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_s, connect=None, sock_read=None)
+        timeout = aiohttp.ClientTimeout(total=None, connect=limits.connect_s, sock_connect=None, sock_read=None)
         where = redact.url(request.url)
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_sooner(limits.first_byte_s, limits.total_s)):
                 response = await session.request(
                     request.method,
-                    request.url,
+                    # A URL that is clean as it stands goes out as it stands: what was judged is what is sent.
+                    URL(request.url, encoded=_CLEAN_URL.fullmatch(request.url) is not None),
                     data=request.body or None,
                     headers=request.headers,
                     timeout=timeout,
                     allow_redirects=False,
+                    proxy=self._proxy(request.url) if self._proxies else None,
                 )
         except aiohttp.ConnectionTimeoutError:
             raise UpstreamTimeout(f"No connection to {where} within {limits.connect_s:g} s.") from None
         except TimeoutError:
             seconds = _sooner(limits.first_byte_s, limits.total_s) or 0.0
-            raise UpstreamTimeout(f"{where} sent no answer within {seconds:g} s (first-byte limit).") from None
+            which = "total" if seconds == limits.total_s else "first-byte"
+            raise UpstreamTimeout(f"{where} sent no answer within {seconds:g} s ({which} limit).") from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise UpstreamUnreachable(f"{where} is no address that a request can be sent to.") from None
         except aiohttp.ClientResponseError as error:
-            raise UpstreamMalformed(f"{where} sent an answer that is not HTTP: {error.message}.") from None
+            # The text of this error quotes the upstream's bytes, which may echo a key.
+            raise UpstreamMalformed(f"{where} sent an answer that is not HTTP ({type(error).__name__}).") from None
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamUnreachable(f"{where} is not reachable: {_reason(error)}.") from None
-        return _AiohttpResponse(response, limits, where)
+        except ValueError:
+            raise UpstreamUnreachable(f"The request to {where} cannot be sent: a header holds a line end.") from None
+        return _AiohttpResponse(response, limits, where, began)
+
+    def _proxy(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        proxy = self._proxies.get(parts.scheme)
+        if proxy is None or (parts.hostname and urllib.request.proxy_bypass(parts.hostname)):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -150,13 +174,13 @@ class AiohttpTransport:
 class _AiohttpResponse:
     __slots__ = ("_content", "_deadline", "_ended", "_limits", "_response", "_where", "headers", "status")
 
-    def __init__(self, response: Any, limits: Deadlines, where: str) -> None:
+    def __init__(self, response: Any, limits: Deadlines, where: str, began: float) -> None:
         self._response = response
         self._content = response.content
         self._limits = limits
         self._where = where
         self._ended = False
-        self._deadline = None if limits.total_s is None else asyncio.get_running_loop().time() + limits.total_s
+        self._deadline = None if limits.total_s is None else began + limits.total_s
         self.status: int = response.status
         self.headers: list[tuple[bytes, bytes]] = [(name.lower(), value) for name, value in response.raw_headers]
 
@@ -164,22 +188,30 @@ class _AiohttpResponse:
         import aiohttp
 
         content = self._content
+        data: bytes
         try:
             # What already lies in the buffer costs no timer.
-            if content._buffer:
-                data: bytes = content.read_nowait(-1)
+            if content.at_eof():
+                data = b""
+            elif content._buffer:
+                data = content.read_nowait(-1)
             else:
                 async with asyncio.timeout(self._patience()):
                     data = await content.readany()
         except TimeoutError:
             self.close()
-            raise UpstreamTimeout(f"{self._where} stopped sending for {self._limits.between_bytes_s} s.") from None
+            raise UpstreamTimeout(f"{self._where} {self._lateness()}.") from None
         except (aiohttp.ClientError, OSError) as error:
             self.close()
             raise UpstreamTruncated(f"{self._where} broke off in the middle of its answer: {_reason(error)}.") from None
         if not data:
             self._ended = True
         return data
+
+    def _lateness(self) -> str:
+        if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+            return f"did not finish within {self._limits.total_s:g} s (total limit)"
+        return f"sent nothing for {self._limits.between_bytes_s or 0:g} s (between-bytes limit)"
 
     def _patience(self) -> float | None:
         if self._deadline is None:
@@ -209,6 +241,8 @@ def _sooner(a: float | None, b: float | None) -> float | None:
 
 
 def _reason(error: BaseException) -> str:
-    """Class and text of a fault; some of them stringify to nothing."""
-    text = str(error.__cause__ or error) or "connection closed"
-    return f"{type(error).__name__}: {text}"
+    """What went wrong, in words of ours or of the operating system: other texts may quote what the upstream sent."""
+    for found in (error, error.__cause__):
+        if isinstance(found, OSError) and found.strerror:
+            return f"{type(error).__name__}: {found.strerror}"
+    return type(error).__name__

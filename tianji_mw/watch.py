@@ -52,13 +52,17 @@ class Watch:
             self._timer.cancel()
         if self._watcher is not None and not self._watcher.done():
             self._watcher.cancel()
+        elif self._watcher is not None and not self._watcher.cancelled():
+            self._watcher.exception()  # a channel that fails tells nothing of the client; the call goes on without it
         if self._fired and self._task is not None:
-            self._task.uncancel()
-            if kind is None:
+            left = self._task.uncancel()
+            delivered = kind is not None and issubclass(kind, asyncio.CancelledError)
+            if not delivered:
                 # The cancel was asked for and not yet delivered: take it here, where it belongs.
                 try:
                     await asyncio.sleep(0)
                 except asyncio.CancelledError:
                     pass
-            if kind is None or issubclass(kind, asyncio.CancelledError):
+            # Somebody else may have cancelled as well: that goes on.
+            if kind is None or (delivered and not left):
                 raise ClientGone from None

@@ -16,7 +16,7 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 OUT: Final = HERE / "out"
 CONF: Final = HERE / "conf"
-_SIDECAR: Final = "{sidecar} run --config {conf} --host 127.0.0.1 --port {port}"
+_SIDECAR: Final = "{sidecar} run --config {conf} --port {port} --admin-port 0 --quiet"
 _PROMPT: Final = (
     "You are a support agent for an online shop. Answer briefly, cite the order number, and never promise a refund. "
 )

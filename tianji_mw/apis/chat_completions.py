@@ -30,8 +30,11 @@ class ChatCompletions(Api):
             raise InvalidRequest("'messages' must be a list of message objects.", param="messages")
 
     def texts(self, request: Mapping[str, JSON]) -> Iterator[Part]:
-        for i, message in enumerate(request.get("messages") or ()):
-            role = message.get("role", "user")
+        messages = request.get("messages")
+        for i, message in enumerate(messages if isinstance(messages, list) else ()):
+            if not isinstance(message, dict):
+                continue
+            role = str(message.get("role") or "user")
             yield from content_parts(message.get("content"), ("messages", i, "content"), role)
             # `function_call` is the older form of one call; some SDKs still send it.
             yield from _call_texts({"function": message.get("function_call")}, ("messages", i), "function_call", role)
@@ -82,7 +85,8 @@ class ChatCompletions(Api):
         head |= {key: answer[key] for key in ("created", "model", "system_fingerprint") if key in answer}
         chunks: list[JSON] = []
         for choice in dicts(answer.get("choices")):
-            message = dict(choice.get("message") or {})
+            found = choice.get("message")
+            message = dict(found) if isinstance(found, dict) else {}
             if isinstance(message.get("tool_calls"), list):
                 message["tool_calls"] = [{"index": i, **call} for i, call in enumerate(dicts(message["tool_calls"]))]
             index = choice.get("index", 0)
@@ -127,14 +131,16 @@ def _see_delta(delta: JSON) -> Seen:
     """What a `delta` or `message` adds. Everything readable counts: a frame may carry several kinds at once."""
     if not isinstance(delta, dict):
         return NOTHING
-    audio = delta.get("audio")
-    visible = _text(delta.get("content")) + _text(delta.get("refusal"))
+    content, audio = delta.get("content"), delta.get("audio")
+    if len(delta) == 1 and isinstance(content, str):  # nearly every chunk of a stream
+        return Seen("text", content) if content else NOTHING
+    visible = _text(content) + _text(delta.get("refusal"))
     if isinstance(audio, dict):
         visible += _text(audio.get("transcript"))
     thinking, other = _text(delta.get("reasoning_content")), _text(delta.get("reasoning"))
     thinking += other if other != thinking else ""  # some servers send both names with the same text
     # Mistral sends reasoning as content parts of type `thinking`.
-    thinking += "".join(_text(part.get("thinking")) for part in dicts(delta.get("content")))
+    thinking += "".join(_text(part.get("thinking")) for part in dicts(content))
     calls = dicts(delta.get("tool_calls"))
     functions = [call.get(kind) for call in calls for kind in ("function", "custom")] + [delta.get("function_call")]
     fields = ("name", "arguments", "input")

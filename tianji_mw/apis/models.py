@@ -20,4 +20,12 @@ class Models(Api):
 
     name: ClassVar[str] = "models"
     methods: ClassVar[frozenset[str]] = frozenset({"GET"})
-    paths: ClassVar[tuple[str, ...]] = ("/v1/models", "/models", "/v1/models/{id}", "/models/{id}")
+    paths: ClassVar[tuple[str, ...]] = (
+        "/v1/models",
+        "/models",
+        "/v1/models/{id}",
+        "/models/{id}",
+        # `provider/model`, written plainly or with an encoded slash
+        "/v1/models/{id}/{id}",
+        "/models/{id}/{id}",
+    )

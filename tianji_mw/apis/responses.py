@@ -16,7 +16,7 @@ import orjson
 from tianji_mw.apis import sse
 from tianji_mw.apis.base import JSON, NOTHING, Api, Kind, Part, Seen, Usage, openai_error
 from tianji_mw.apis.chat_completions import dicts
-from tianji_mw.apis.responses_events import Call, Events, Item, Message, Reasoning
+from tianji_mw.apis.responses_events import Events, item_events
 from tianji_mw.errors import InvalidRequest, TianjiError
 
 #: Fields that hold an identifier, an enumeration or binary data: nothing a person wrote or a model says.
@@ -162,7 +162,7 @@ class Responses(Api):
         }
         made = [events.make(kind, response=opening) for kind in ("response.created", "response.in_progress")]
         for index, item in enumerate(dicts(answer.get("output"))):
-            made += _split_item(events, index, item)
+            made += item_events(events, index, item)
         status = answer.get("status")
         last = status if status in ("incomplete", "failed") else "completed"
         made.append(events.make(f"response.{last}", response=answer))
@@ -179,7 +179,9 @@ class Responses(Api):
         return sse.encode(orjson.dumps(body), "error")
 
 
-def _role(item: Mapping[str, JSON]) -> str:
+def _role(item: JSON) -> str:
+    if not isinstance(item, dict):
+        return "user"
     role, kind = item.get("role"), item.get("type")
     if isinstance(role, str):
         return role
@@ -229,36 +231,6 @@ def _see_items(items: JSON) -> Seen:
             texts.append(text)
     kinds: tuple[Kind, ...] = ("text", "tool", "thinking")
     return next((Seen(kind, "\n".join(texts)) for kind in kinds if kind in found), NOTHING)
-
-
-def _split_item(events: Events, index: int, item: Mapping[str, JSON]) -> list[JSON]:
-    """The events of one finished item: opened empty, filled by deltas, and closed as it stands in the answer."""
-    kind, item_id = item.get("type"), str(item.get("id") or f"item_{index}")
-    made: list[JSON]
-    grown: Item
-    if kind == "message":
-        grown = message = Message(events, index, item_id)
-        made = message.open()
-        for part in dicts(item.get("content")):
-            field = "refusal" if part.get("type") == "refusal" else "text"
-            made.append(message.begin("refusal" if field == "refusal" else "output_text"))
-            made += message.add("refusal" if field == "refusal" else "output_text", str(part.get(field) or ""))
-    elif kind in ("function_call", "custom_tool_call"):
-        payload = "arguments" if kind == "function_call" else "input"
-        head = {"name": "", "call_id": "", **item, "id": item_id}
-        grown = call = Call(events, index, head)
-        made = [*call.open(), *call.add(str(item.get(payload) or ""))]
-    elif kind == "reasoning":
-        grown = thoughts = Reasoning(events, index, item_id)
-        made = thoughts.open()
-        for part in dicts(item.get("summary")) or dicts(item.get("content")):
-            made += thoughts.add(str(part.get("text") or ""))
-    else:
-        at = {"output_index": index, "item": item}
-        return [events.make("response.output_item.added", **at), events.make("response.output_item.done", **at)]
-    made += grown.close()
-    made[-1]["item"] = {**item, "id": item_id}
-    return made
 
 
 def _count(found: JSON, key: str) -> int:

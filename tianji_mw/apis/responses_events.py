@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tianji_mw.apis.base import JSON
+from tianji_mw.apis.chat_completions import dicts
 
 #: The field that holds a part's text, by the part's type.
 _TEXT_OF: Final[Mapping[str, str]] = {"output_text": "text", "refusal": "refusal"}
@@ -186,6 +187,36 @@ class Reasoning(Item):
             self._events.make("response.reasoning_summary_text.done", **at, text=text),
             self._events.make("response.reasoning_summary_part.done", **at, part=part),
         ]
+
+
+def item_events(events: Events, index: int, item: Mapping[str, JSON]) -> list[JSON]:
+    """The events of one finished item: opened empty, filled by deltas, and closed as it stands in the answer."""
+    kind, item_id = item.get("type"), str(item.get("id") or f"item_{index}")
+    made: list[JSON]
+    grown: Item
+    if kind == "message":
+        grown = message = Message(events, index, item_id)
+        made = message.open()
+        for part in dicts(item.get("content")):
+            field = "refusal" if part.get("type") == "refusal" else "text"
+            made.append(message.begin("refusal" if field == "refusal" else "output_text"))
+            made += message.add("refusal" if field == "refusal" else "output_text", str(part.get(field) or ""))
+    elif kind in ("function_call", "custom_tool_call"):
+        payload = "arguments" if kind == "function_call" else "input"
+        head = {"name": "", "call_id": "", **item, "id": item_id}
+        grown = call = Call(events, index, head)
+        made = [*call.open(), *call.add(str(item.get(payload) or ""))]
+    elif kind == "reasoning":
+        grown = thoughts = Reasoning(events, index, item_id)
+        made = thoughts.open()
+        for part in dicts(item.get("summary")) or dicts(item.get("content")):
+            made += thoughts.add(str(part.get("text") or ""))
+    else:
+        at = {"output_index": index, "item": item}
+        return [events.make("response.output_item.added", **at), events.make("response.output_item.done", **at)]
+    made += grown.close()
+    made[-1]["item"] = {**item, "id": item_id}
+    return made
 
 
 def _copy(part: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -35,8 +35,9 @@ class ChatOverMessages:
         out = {key: value for key, value in body.items() if key not in params.HANDLED}
         found = turns.split(body["messages"], context)
         # `system` beside the messages is Anthropic's own form; a client may use both.
-        system = [{"type": "text", "text": text} for text in shape.texts(body.get("system"))] + found.system
-        if system:
+        beside = body.get("system")
+        ahead = [{"type": "text", "text": beside}] if isinstance(beside, str) and beside else shape.records(beside)
+        if system := [*ahead, *found.system]:
             out["system"] = system
         out["messages"] = found.turns()
         params.apply(body, out, context)

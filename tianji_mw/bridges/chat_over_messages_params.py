@@ -97,6 +97,8 @@ def think(body: Mapping[str, JSON], out: dict[str, JSON], context: Context) -> N
     `thinking` in Anthropic's form has gone through already and wins over `reasoning_effort`.
     """
     effort = body.get("reasoning_effort")
+    if out.get("thinking") is None:
+        out.pop("thinking", None)
     if effort is not None and "thinking" not in out:
         if effort == "none":
             return
@@ -121,7 +123,7 @@ def think(body: Mapping[str, JSON], out: dict[str, JSON], context: Context) -> N
     if out.get("temperature", 1) != 1:
         del out["temperature"]
         context.dropped.append("temperature")
-    lower_choice(out, context)
+    lower_choice(body, out, context)
 
 
 def _in_unsigned_tool_round(turns: JSON) -> bool:

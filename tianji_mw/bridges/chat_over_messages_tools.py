@@ -45,12 +45,13 @@ def apply(body: Mapping[str, JSON], out: dict[str, JSON], context: Context) -> N
             out["tool_choice"] = choice
 
 
-def lower_choice(out: dict[str, JSON], context: Context) -> None:
+def lower_choice(body: Mapping[str, JSON], out: dict[str, JSON], context: Context) -> None:
     """With thinking on, Anthropic refuses a forced tool: let the model choose."""
     choice = out.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") in ("any", "tool"):
         out["tool_choice"] = {**{k: v for k, v in choice.items() if k != "name"}, "type": "auto"}
-        context.dropped.append("tool_choice")
+        if body.get("tool_choice") is not None or body.get("function_call") is not None:
+            context.dropped.append("tool_choice")  # else it was ours, for the response format
 
 
 def _given(body: Mapping[str, JSON], context: Context) -> tuple[list[JSON], dict[str, JSON] | None]:

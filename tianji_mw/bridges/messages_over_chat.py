@@ -20,10 +20,13 @@ from tianji_mw.errors import UnsupportedParams, UpstreamMalformed
 
 _MALFORMED: Final = "The provider's answer is not a chat completion: it has no choice with a message."
 _TIERS: Final[Mapping[str, str]] = {"auto": "auto", "standard_only": "default"}
-#: Fields whose absence changes nothing in the answer: caching, sampling hints, bookkeeping at Anthropic.
-_HINTS: Final = ("top_k", "cache_control", "inference_geo", "speed", "diagnostics", "user_profile_id", "workspace_id")
+#: Fields without which the answer is still an answer: caching, sampling hints, bookkeeping at Anthropic.
+_HINTS: Final = (
+    "top_k", "cache_control", "context_management", "inference_geo", "speed", "diagnostics", "user_profile_id",
+    "workspace_id",
+)  # fmt: skip
 #: Fields that ask Anthropic to do something nobody else does.
-_REFUSED: Final = ("container", "mcp_servers", "context_management")
+_REFUSED: Final = ("container", "mcp_servers")
 _HANDLED: Final = frozenset(_HINTS) | frozenset(_REFUSED) | frozenset(
     {
         "messages", "system", "tools", "tool_choice", "stop_sequences", "thinking", "metadata", "service_tier",

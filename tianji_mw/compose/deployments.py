@@ -38,10 +38,10 @@ def deployments_of(settings: Settings, env: Mapping[str, str], problems: list[Co
     """The table of all deployments; what is wrong is added to `problems`, and None returned then."""
     specs = dict(registry.shipped())
     before = len(problems)
-    for name, entry in settings.general_settings.providers.items():
+    for name, spec in settings.general_settings.providers.items():
         place = settings.where("general_settings", "providers", name)
         try:
-            specs[name] = registry.read(name, entry, file=place.file, line=place.line)
+            specs[name] = registry.read(name, spec, file=place.file, line=place.line)
         except ConfigError as error:
             problems.append(error)
     built: list[Deployment] = []
@@ -94,7 +94,7 @@ def _provider(
     where = ("model_list", index, "params")
     if isinstance(params.mock_response, str):
         return plugins.find("providers", "mock", Provider)(text=params.mock_response), params.model  # type: ignore[call-arg]
-    name, model = _split(settings, params.model, str(extra.pop("custom_llm_provider", "")), params.api_base, specs, where)
+    name, model = _split(settings, params.model, params.custom_llm_provider or "", params.api_base, specs, where)
     kind: type[Provider]
     if name in specs and name not in plugins.names("providers"):
         from tianji_mw.providers.openai_compatible import OpenAICompatible

@@ -16,7 +16,6 @@ from tianji_mw.call import Limits
 from tianji_mw.errors import ConfigError, ConfigErrors, SetupError
 from tianji_mw.gateway import Gateway
 from tianji_mw.routes import Routes
-from tianji_mw.runtime import Runtime
 from tianji_mw.stack import Stack
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ def compose(
     settings: Settings,
     *,
     env: Mapping[str, str] | None = None,
-    runtime: Runtime | None = None,
     terminal: ASGIApp | None = None,
 ) -> Stack:
     """The stack of these settings. `terminal` replaces the gateway (ingress mode).
@@ -41,7 +39,7 @@ def compose(
 
     environment = {**(os.environ if env is None else env), **{k: v.reveal() for k, v in settings.environment.items()}}
     limits = limits_of(settings)
-    options: dict[str, Any] = {"limits": limits, "runtime": runtime, "routes": Routes(TEXT if terminal else ALL)}
+    options: dict[str, Any] = {"limits": limits, "routes": Routes(TEXT if terminal else ALL)}
     problems: list[ConfigError] = []
     layers = [*_authentication(settings, options), *_guardrails(settings, options, problems)]
     if terminal is None:
@@ -113,7 +111,7 @@ def _guardrails(settings: Settings, options: dict[str, Any], problems: list[Conf
         where = ("guardrails", index, "params", "guardrail")
         try:
             # A guardrail that cannot be found stops the start: a missing check must never pass for a check.
-            kind = plugins.find("guardrails", entry.guardrail, Guardrail)  # type: ignore[type-abstract]
+            kind = plugins.find("guardrails", entry.guardrail, Guardrail)
             checks.append(kind(mode=entry.mode, **entry.options))
         except SetupError as error:
             problems.append(settings.error(error.message, *where))

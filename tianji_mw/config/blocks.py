@@ -56,6 +56,8 @@ class DefaultParams(Block):
     api_version: Name | None = None
     organization: Name | None = None
     credential_name: Name | None = None
+    #: The provider by name, or `package.module:Class` of your own; otherwise the prefix of `model` says it.
+    custom_llm_provider: Name | None = None
     azure_ad_token: Credential | None = None
     client_secret: Credential | None = None
     tenant_id: Name | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tianji_mw.config.aliases import USUAL
 from tianji_mw.config.nodes import Loc, Node, kind
+from tianji_mw.config.sift import nearest
 from tianji_mw.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,14 +72,14 @@ def _one(node: Node, missing: str, details: list[ErrorDetails]) -> ConfigError:
     if own:
         message, hint = _sentence(own[0], node)
         return node.error(message, hint=hint)
-    hint = "put it in quotes" if "text" in expected and kind(node.value) in {"a number", "true/false"} else ""
+    hint = "put it in quotes" if expected == ["text"] and kind(node.value) in {"a number", "true/false"} else ""
     return node.error(f"expected {' or '.join(expected)}, got {_got(node, details[0]['type'])}", hint=hint)
 
 
 def _got(node: Node, error_type: str) -> str:
     if error_type in {"int_from_float", "finite_number"}:
         return "a number that is not"
-    return f"other {kind(node.value)}" if error_type.endswith("_parsing") else kind(node.value)
+    return "other text" if isinstance(node.value, str) and error_type.endswith("_parsing") else kind(node.value)
 
 
 def _sentence(detail: ErrorDetails, node: Node) -> tuple[str, str]:
@@ -104,8 +105,6 @@ def _sentence(detail: ErrorDetails, node: Node) -> tuple[str, str]:
 
 
 def _meant(node: Node, expected: str) -> str:
-    from tianji_mw.config.sift import nearest
-
     names = [name.strip(" '") for name in expected.replace(" or ", ",").split(",")]
     meant = nearest(node.value.lower(), names) if isinstance(node.value, str) else ""
     return f"did you mean {meant!r}?" if meant else ""

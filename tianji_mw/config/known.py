@@ -34,7 +34,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "params": _names(f"""
             order max_parallel_requests num_retries max_retries cooldown_time tags tag_regex max_budget
             budget_duration region_name silent_model mirror_percent use_in_pass_through use_litellm_proxy
-            custom_llm_provider model_info merge_reasoning_content_in_choices max_file_size_mb strict_params
+            model_info merge_reasoning_content_in_choices max_file_size_mb strict_params
             allow_fail_open prompt_id prompt_variables guardrails cache fallbacks context_window_fallbacks
             configurable_clientside_auth_params cache_control_injection_points litellm_trace_id no-log
             litellm_system_prompt auto_router_config auto_router_config_path auto_router_default_model
@@ -117,20 +117,24 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             project_id agent_id max_parallel_requests tpm_limit rpm_limit tpd_limit tpm_limit_type rpm_limit_type
             model_max_budget model_rpm_limit model_tpm_limit guardrails disable_global_guardrails policies prompts
             enforced_params allowed_cache_controls allowed_routes permissions object_permission config
-            router_settings blocked auto_rotate rotation_interval key_type access_group_ids end_user_budget_id
+            router_settings blocked auto_rotate rotation_interval key_type
+    access_group_ids end_user_budget_id
             throttle_on_budget_exceeded team_alias user_email user_role end_user_id
         """),
     }
 )
 
-#: Those of them that limit access, spending or load: without effect they leave open what the operator closed.
+#: Those of them that limit access, spending, load or what is logged: without effect they leave open what the operator
+#: closed, so their notice says so.
 RESTRICTIONS: Final = _names("""
     custom_auth enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth enforce_user_param allowed_routes
     admin_only_routes allowed_ips reject_clientside_metadata_tags max_parallel_requests global_max_parallel_requests
-    access_control access_groups max_budget soft_budget budget_limits budget_id max_internal_user_budget max_end_user_budget
+    access_control access_groups max_budget soft_budget budget_limits budget_id
+    max_internal_user_budget max_end_user_budget
     default_max_internal_user_budget upperbound_key_generate_params tag_budget_config provider_budget_config
     team_id duration tpm_limit rpm_limit tpd_limit model_max_budget model_rpm_limit model_tpm_limit guardrails policies
-    policy_attachments enforced_params permissions object_permission blocked key_type access_group_ids end_user_budget_id
+    policy_attachments enforced_params permissions object_permission blocked key_type
+    access_group_ids end_user_budget_id
     turn_off_message_logging redact_user_api_key_info redact_messages_in_exceptions role_permissions
 """)
 

@@ -36,6 +36,8 @@ IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     }
 )
 _PLAIN_BLOCKS: Final = ("settings", "router_settings", "general_settings")
+#: Where a misplaced key most likely belongs, best first.
+_HOMES: Final = ("root", "general_settings", "settings", "router_settings", "params", "model_info", "virtual_keys")
 _LISTS: Final = ("model_list", "credential_list", "guardrails", "virtual_keys")
 
 
@@ -107,11 +109,9 @@ def nearest_param(name: str) -> str:
 def _meant(name: str, block: str) -> str:
     if meant := nearest(name, IMPLEMENTED[block] | known.NOT_IMPLEMENTED[block] | ALIASES.get(block, {}).keys(), 0.75):
         return f"did you mean {meant!r}?"
-    homes = [b for b in IMPLEMENTED if name in IMPLEMENTED[b] or name in known.NOT_IMPLEMENTED[b]]
-    if homes and homes != ["root"]:
-        return f"it belongs in {_usual(homes[0])}"
+    homes = [b for b in _HOMES if name in IMPLEMENTED[b] or name in known.NOT_IMPLEMENTED[b]]
     if homes:
-        return "it belongs at the top level of the file"
+        return "it belongs at the top level of the file" if homes[0] == "root" else f"it belongs in {_usual(homes[0])}"
     meant = nearest(name, IMPLEMENTED[block] | known.NOT_IMPLEMENTED[block])
     return f"did you mean {meant!r}?" if meant else ""
 

@@ -104,11 +104,14 @@ def _secret(value: Secret) -> Secret:
 
 
 def _header(value: str | Secret) -> str | Secret:
-    if isinstance(value, Referenced):
-        value = Secret(str(value))
     if _CONTROL.search(value.reveal() if isinstance(value, Secret) else value):
         raise wrong("the header holds a line break or a control character")
     return value
+
+
+def _referenced_header(value: Any) -> Any:
+    # Before pydantic's own validation, which makes plain text of it.
+    return Secret(str(value)) if isinstance(value, Referenced) else value
 
 
 def _headers(value: dict[str, str | Secret]) -> dict[str, str | Secret]:
@@ -153,7 +156,7 @@ Seconds: TypeAlias = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, a
 Count: TypeAlias = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
 #: HTTP header fields; a value that is a credential or came from a reference is a `Secret`.
 Headers: TypeAlias = Annotated[
-    dict[str, Annotated[str | Secret, AfterValidator(_header)]],
+    dict[str, Annotated[str | Secret, BeforeValidator(_referenced_header), AfterValidator(_header)]],
     AfterValidator(_headers),
 ]
 #: Free-form keys of a provider or plugin; credentials in it are `Secret`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tianji_mw.call import Call
 from tianji_mw.runtime import Runtime
@@ -35,7 +35,7 @@ def block(category: str) -> Verdict:
 class Guardrail(BaseModel):
     """Base of the guardrails; a subclass's fields are its configuration, and construction has no side effect."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     #: Which texts it is asked about.
     sides: ClassVar[frozenset[Side]] = frozenset({"input", "output"})
@@ -44,6 +44,8 @@ class Guardrail(BaseModel):
 
     #: LiteLLM's modes: `pre_call` and `during_call` check the request, `post_call` the answer.
     mode: tuple[str, ...] = ("pre_call", "post_call")
+    #: Seconds that one check may take; one that takes longer has failed.
+    timeout_s: float = Field(default=10.0, gt=0, le=600)
 
     def runs_on(self, side: Side) -> bool:
         """Whether it is configured for, and able to judge, this side."""

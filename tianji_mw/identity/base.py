@@ -38,7 +38,13 @@ def _matches(pattern: str, model: str) -> bool:
     if pattern in ("*", "all-proxy-models", model):
         return True
     head, star, tail = pattern.partition("*")
-    return bool(star) and "*" not in tail and len(model) >= len(head) + len(tail) and model.startswith(head) and model.endswith(tail)
+    return (
+        bool(star)
+        and "*" not in tail
+        and len(model) >= len(head) + len(tail)
+        and model.startswith(head)
+        and model.endswith(tail)
+    )
 
 
 class Identifier(Protocol):

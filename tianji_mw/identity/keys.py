@@ -48,7 +48,9 @@ class Keys:
         self._by_hash: dict[str, VirtualKey] = {}
         for key in virtual_keys:
             if key.identity.key_hash in self._by_hash:
-                raise ConfigError(f"two virtual keys have the same value ({key.identity.alias or 'no alias'})", key="virtual_keys")
+                raise ConfigError(
+                    f"two virtual keys have the same value ({key.identity.alias or 'no alias'})", key="virtual_keys"
+                )
             self._by_hash[key.identity.key_hash] = key
         if master_key is not None:
             hashed = digest(master_key.reveal())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from tianji_mw.call import Call
-from tianji_mw.driver import LLMMiddleware
+from tianji_mw.driver import LayerOptions, LLMMiddleware
 from tianji_mw.errors import AuthenticationFailed, PermissionDenied
 from tianji_mw.identity.base import Identifier
 from tianji_mw.identity.keys import Keys
@@ -26,7 +26,12 @@ class Authentication(LLMMiddleware):
     early: ClassVar[bool] = True
 
     def __init__(
-        self, app: ASGIApp, *, identifier: Identifier | None = None, master_key: str | Secret | None = None, **options: Any
+        self,
+        app: ASGIApp,
+        *,
+        identifier: Identifier | None = None,
+        master_key: str | Secret | None = None,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(app, **options)
         if isinstance(master_key, str):
@@ -44,4 +49,6 @@ class Authentication(LLMMiddleware):
             await call.load()
             # A request that names no model is not allowed either: whoever picks one would pick it for everybody.
             if call.api.required and not identity.allows(call.model):
-                raise PermissionDenied(f"This key may not use the model '{call.model[:200]}'.", code="model_access_denied")
+                raise PermissionDenied(
+                    f"This key may not use the model '{call.model[:200]}'.", code="model_access_denied"
+                )

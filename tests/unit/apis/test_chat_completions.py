@@ -204,3 +204,6 @@ def test_reading_answers_is_total(data: object) -> None:
     API.see_whole(data)
     API.usage(data)
     API.is_end(b"data: x\n\n", data, "")
+    list(API.texts({"messages": data}))
+    if isinstance(data, dict):
+        API.split(data)

@@ -21,7 +21,8 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
         ["type", "delta", "content", "message", "usage", "error", "content_block", "text", "input", "input_tokens", "x"]
     ) , inner | st.sampled_from(
-        ["message_start", "content_block_start", "content_block_delta", "message_delta", "text_delta", "thinking", "tool_use"]
+        ["message_start", "content_block_start", "content_block_delta", "message_delta", "text_delta", "thinking",
+         "tool_use"]
     ), max_size=4),
     max_leaves=12,
 )  # fmt: skip
@@ -245,7 +246,8 @@ def test_usage_counts_cached_tokens_in() -> None:
 
 def test_stream_usage_merges_to_the_right_sum() -> None:
     start = API.usage({"type": "message_start", "message": {"usage": {
-        "input_tokens": 10, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 0, "output_tokens": 1}}})  # fmt: skip
+        "input_tokens": 10, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 0,
+         "output_tokens": 1}}})  # fmt: skip
     bare = API.usage({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 9}})
     repeated = API.usage({"type": "message_delta", "delta": {}, "usage": {
         "input_tokens": 10, "cache_read_input_tokens": 5, "output_tokens": 9}})  # fmt: skip

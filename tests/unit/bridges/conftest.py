@@ -17,7 +17,9 @@ from tianji_mw.bridges.base import Event
 
 def _http(stream: bytes) -> httpx2.Client:
     headers = {"content-type": "text/event-stream"}
-    return httpx2.Client(transport=httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, content=stream)))
+    return httpx2.Client(
+        transport=httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, content=stream))
+    )
 
 
 @pytest.fixture

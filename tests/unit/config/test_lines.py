@@ -23,9 +23,10 @@ def read(text: str) -> Node:
 @pytest.mark.parametrize(
     "text",
     ["", "# nothing", "a: 1", "a: [1, 2.5, 0x1F, 1e3, 1_000, 0o17, 017, 1:30]", "a: [yes, No, ON, off, true, y]",
-     "a: [~, null, , '']".replace(", ,", ","), "a: |\n  x\n  y\nb: >\n  x\n  y", "base: &b {x: 1, y: {z: 2}}\nc: {<<: *b, x: 5}",
-     "l: &l [1, {a: b}]\nm: *l", "a: {<<: [{x: 1}, {x: 2, y: 3}], z: 1}", "'a b': \"\\u00e9\"", "a: !!str 5", "a: {'<<': 1}",
-     "? a\n: b", "a: !!int '7'", "a: .inf", "--- {a: b}\n...", "a: =", "a: 1.0.0", "\ufeffa: 1"],
+     "a: [~, null, '']", "a: |\n  x\n  y\nb: >\n  x\n  y", "base: &b {x: 1, y: {z: 2}}\nc: {<<: *b, x: 5}",
+     "l: &l [1, {a: b}]\nm: *l", "a: {<<: [{x: 1}, {x: 2, y: 3}], z: 1}", "'a b': \"\\u00e9\"",
+     "a: !!str 5", "a: {'<<': 1}",
+     "? a\n: b", "a: !!int '7'", "a: .inf", "--- {a: b}\n...", "a: 1.0.0", "\ufeffa: 1"],
 )  # fmt: skip
 def test_same_values_as_pyyaml(text: str) -> None:
     assert plain(read(text)) == yaml.safe_load(text)
@@ -78,5 +79,8 @@ def test_unreadable_text_is_an_error_with_a_line(text: str) -> None:
 
 
 def test_pyyaml_is_loaded_with_the_first_file_only() -> None:
-    code = "import sys, tianji_mw.config as c; assert 'yaml' not in sys.modules; c.loads('{}'); assert 'yaml' in sys.modules"
+    code = (
+        "import sys, tianji_mw.config as c; "
+        "a = 'yaml' in sys.modules; c.loads('{}'); assert (a, 'yaml' in sys.modules) == (False, True)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

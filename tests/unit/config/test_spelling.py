@@ -52,7 +52,8 @@ tianji_settings: {drop_params: true, request_timeout: 30}
         ("model_list:\n- model_name: m\n  litellm_params:\n    model: a/b\n    api_base: http://a\n    base_url: http://b",
          6, "model_list[0].litellm_params.base_url", "model_list[0].litellm_params.api_base in f.yaml:5"),
         ("virtual_keys:\n- {key: sk-1}\nkeys: []", 3, "keys", "virtual_keys in f.yaml:1"),
-        ("guardrails: []\ngeneral_settings:\n  guardrails: [1]", 3, "general_settings.guardrails", "guardrails in f.yaml:1"),
+        ("guardrails: []\ngeneral_settings:\n  guardrails: [1]", 3, "general_settings.guardrails",
+         "guardrails in f.yaml:1"),
     ],
 )  # fmt: skip
 def test_two_spellings_that_disagree_name_both_places(text: str, line: int, key: str, other: str) -> None:
