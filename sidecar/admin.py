@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from sidecar.edge import COUNTS_KEY
 from tianji_mw.stack import explain
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ class Admin:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text format 0.0.4."""
-        return PlainTextResponse("\n".join(self._lines()) + "\n", media_type="text/plain; version=0.0.4")
+        edge = request.scope.get("state", {}).get(COUNTS_KEY, {})
+        return PlainTextResponse("\n".join(self._lines(edge)) + "\n", media_type="text/plain; version=0.0.4")
 
-    def _lines(self) -> Iterator[str]:
+    def _lines(self, edge: Mapping[str, int]) -> Iterator[str]:
         runtime = self._runtime
         yield "# TYPE tianji_inflight_calls gauge"
         yield f"tianji_inflight_calls {runtime.inflight}"
@@ -75,6 +77,9 @@ class Admin:
         for (event, detail), count in sorted(runtime.counts.items()):
             if event != "calls":
                 yield f'tianji_events_total{{event="{event}",detail="{_escaped(detail)}"}} {count}'
+        yield "# TYPE tianji_edge_total counter"
+        for reason, count in sorted(edge.items()):
+            yield f'tianji_edge_total{{reason="{reason}"}} {count}'
         yield "# TYPE process_max_resident_memory_bytes gauge"
         scale = 1 if sys.platform == "darwin" else 1024
         yield f"process_max_resident_memory_bytes {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}"

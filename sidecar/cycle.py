@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 
@@ -113,5 +114,6 @@ class StrictCycle(RequestResponseCycle):
 
 def _saying_close(message: ASGISendEvent) -> ASGISendEvent:
     """The start of an answer with `connection: close`; uvicorn before 0.54 closes without saying so."""
-    headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
+    given = cast("Iterable[tuple[bytes, bytes]]", message.get("headers", ()))
+    headers = [pair for pair in given if pair[0].lower() != b"connection"]
     return cast("ASGISendEvent", {**message, "headers": [*headers, (b"connection", b"close")]})

@@ -2,7 +2,8 @@
 
 When the provider speaks the client's API, bytes pass through: only the model's name is replaced, and the answer goes
 back as it came. Otherwise a bridge translates. Until the first frame has left, a failure is a true HTTP error; after
-it, the API's terminal error event. Choosing deployments and trying again are the routing layer's work.
+it, the API's terminal error event. Choosing deployments and trying again are the routing layer's work; what goes out is
+made in `outgoing.py`, what an error says is read in `providers/classify.py`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from tianji_mw import jsonbytes
+from tianji_mw import outgoing, redact
+from tianji_mw.apis.base import Api
 from tianji_mw.bridges.base import Bridge, Context, Event
 from tianji_mw.errors import TianjiError, UpstreamError, UpstreamMalformed, UpstreamTruncated
 from tianji_mw.frames import FRAMES_KEY, Annotation, Form, Frame, Reader, form_of
-from tianji_mw.providers.base import read_error
-from tianji_mw.taps import send_error, send_error_end
+from tianji_mw.providers import classify
+from tianji_mw.providers.base import SHOWN
+from tianji_mw.taps import send_error, send_error_end, with_headers
 from tianji_mw.upstream import UpstreamRequest
 from tianji_mw.watch import Watch
 
@@ -27,40 +30,59 @@ if TYPE_CHECKING:
     from tianji_mw.apis.base import JSON
     from tianji_mw.call import Call
     from tianji_mw.routing.base import Deployment
-    from tianji_mw.upstream import RawHeaders, UpstreamResponse
+    from tianji_mw.upstream import UpstreamResponse
 
 _MAX_ERROR_BODY: Final = 1 << 20
-_ASK_USAGE: Final = b'{"include_usage":true}'
-#: APIs whose streams tell usage only when asked.
-_USAGE_ON_REQUEST: Final = frozenset({"chat_completions", "completions"})
 _SSE_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+#: A field of which a whole answer of each API has at least one.
+_ANSWERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "chat_completions": ("choices",),
+    "completions": ("choices",),
+    "messages": ("content",),
+    "responses": ("output", "status"),
+    "embeddings": ("data",),
+    "moderations": ("results",),
+    "rerank": ("results", "data"),
+    "count_tokens": ("input_tokens",),
+}
+_SHOWN: Final = tuple(name.encode() for name in SHOWN)
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class Exchange:
-    """State of one attempt. `run` answers the client in every case: with the answer, an error, or a cut stream's end."""
+    """State of one attempt. `run` answers the client in every case: by the answer, an error, or a cut stream's end."""
 
-    __slots__ = ("_bridge", "_call", "_context", "_deployment", "_send", "_started", "_strip_usage", "_wire")
+    __slots__ = (
+        "_ask_usage", "_bridge", "_call", "_context", "_deployment", "_rules", "_send", "_started", "_stream", "_wire",
+    )  # fmt: skip
 
     def __init__(self, call: Call, deployment: Deployment, send: Send) -> None:
+        if call.request.get("mock_response"):
+            from tianji_mw.providers.mock import mocked
+
+            deployment = mocked(deployment, call.request["mock_response"])
         provider = deployment.provider
         self._call = call
         self._deployment = deployment
         self._send = send
         self._bridge: Bridge | None = provider.bridge(call.api.name)
         self._wire = provider.wire(call.api.name)
+        self._rules = outgoing.rules_of(deployment, call)
         self._context = Context(
             call_id=call.id,
             model=call.model,
             created=int(call.runtime.wall()),
-            drop_params=deployment.rules.drop_unsupported or call.request.get("drop_params") is True,
-            defaults=deployment.rules.defaults,
+            drop_params=self._rules.drop_unsupported,
+            defaults=self._rules.defaults,
         )
+        #: Some APIs never stream, whatever their requests say.
+        self._stream = call.stream and type(call.api).split is not Api.split
+        self._ask_usage = outgoing.asks_for_usage(call, stream=self._stream)
         self._started: Form | None = None
-        self._strip_usage = False
 
     async def run(self) -> None:
         """The whole attempt. Raises ClientGone when the client leaves; other failures become answers."""
@@ -68,7 +90,7 @@ class Exchange:
         response: UpstreamResponse | None = None
         async with Watch(call):
             try:
-                response = await self._open(self._body())
+                response = await self._open()
                 await self._relay(response)
             except TianjiError as error:
                 await self._fail(error)
@@ -76,69 +98,21 @@ class Exchange:
                 if response is not None:
                     response.close()
 
-    # --- the request
-
-    def _body(self) -> bytes:
-        """The bytes for the provider: the client's own wherever that is possible."""
-        call, deployment, context = self._call, self._deployment, self._context
-        provider, request, wire = deployment.provider, call.request, self._wire
-        model = deployment.upstream_model(call.model)
-        self._strip_usage = self._asks_for_usage(request)
-        if self._bridge is None and not self._must_edit(request):
-            body: bytes | None = call.body
-            if body is not None and model != call.model:
-                body = jsonbytes.replace_value(body, "model", orjson.dumps(model))
-            if body is not None and self._strip_usage:
-                body = jsonbytes.append_field(body, "stream_options", _ASK_USAGE)
-            if body is not None:
-                return body
-        edited = deployment.rules.apply(request)
-        if self._bridge is not None:
-            edited = self._bridged(edited, self._bridge)
-        elif self._strip_usage:
-            edited["stream_options"] = {**(edited.get("stream_options") or {}), "include_usage": True}
-        edited["model"] = model
-        if provider.prepares(edited, wire):
-            provider.prepare(edited, wire, context)
-        call.counters.encoded += 1
-        return orjson.dumps(edited)
-
-    def _bridged(self, request: dict[str, JSON], bridge: Bridge) -> dict[str, JSON]:
-        """The request in the provider's API; fields that the config allows are carried across as they are."""
-        self._context.notes["want_usage"] = self._call.want_usage
-        carried = {key: request.pop(key) for key in self._deployment.rules.allowed if key in request}
-        return {**carried, **bridge.request(request, self._context)}
-
-    def _must_edit(self, request: Mapping[str, JSON]) -> bool:
-        deployment = self._deployment
-        return (
-            deployment.rules.changes(request)
-            or (self._strip_usage and "stream_options" in request)
-            or deployment.provider.prepares(request, self._wire)
-        )
-
-    def _asks_for_usage(self, request: Mapping[str, JSON]) -> bool:
-        """Whether we ask the provider for usage that the client did not ask for, and so take out again."""
-        call = self._call
-        if not (call.want_usage and call.stream and call.api.name in _USAGE_ON_REQUEST):
-            return False
-        options = request.get("stream_options")
-        return not (isinstance(options, dict) and options.get("include_usage") is True)
-
-    async def _open(self, body: bytes) -> UpstreamResponse:
+    async def _open(self) -> UpstreamResponse:
         """Send; the answer's head. A status of 400 and above raises the provider's error."""
-        call, deployment = self._call, self._deployment
+        call, deployment, stream = self._call, self._deployment, self._stream
         provider = deployment.provider
-        deadlines = (deployment.stream_deadlines if call.stream else None) or deployment.deadlines
-        headers: RawHeaders = [
+        body = outgoing.body_for(
+            call, deployment, self._wire, self._bridge, self._context, self._rules, ask_usage=self._ask_usage
+        )
+        own = (
             ("content-type", "application/json"),
-            ("accept", "text/event-stream" if call.stream else "application/json"),
+            ("accept", "text/event-stream" if stream else "application/json"),
             ("accept-encoding", "identity"),
-            *provider.static_headers(),
-            *((name, value) for name in provider.forwards if (value := call.headers.get(name))),
-            *await provider.credentials(),
-        ]
-        url = provider.url(self._wire, deployment.upstream_model(call.model), stream=call.stream)
+        )
+        headers = await outgoing.headers_for(call, deployment, own)
+        url = provider.url(self._wire, deployment.upstream_model(call.model), stream=stream)
+        deadlines = outgoing.deadlines_for(call, deployment, stream=stream)
         transport = provider.transport() or call.runtime.transport
         call.timings.sent_upstream = call.runtime.clock()
         response = await transport.send(UpstreamRequest("POST", url, headers, body, deadlines))
@@ -149,54 +123,77 @@ class Exchange:
     # --- the answer
 
     async def _relay(self, response: UpstreamResponse) -> None:
-        call = self._call
-        kind = next((v for k, v in response.headers if k == b"content-type"), b"")
-        form = form_of(kind)
-        if form == "sse" and call.stream:
-            await (self._relay_events(response) if self._bridge is None else self._relay_bridged(response, self._bridge))
+        form = form_of(header(response, b"content-type"))
+        if form == "sse" and not self._stream:
+            raise self._malformed("sent a stream, and a plain answer was asked for")
+        if form == "sse":
+            await (
+                self._relay_events(response) if self._bridge is None else self._relay_bridged(response, self._bridge)
+            )
             return
-        body = await response.read(call.limits.max_answer_bytes)
-        frame = self._whole(body)
-        if call.stream:
+        frame = self._whole(await response.read(self._call.limits.max_answer_bytes), response)
+        if self._stream:
             # Asked for a stream, answered whole: the client still gets what it asked for.
-            events = call.api.split(frame.data)
-            await self._emit([Frame(raw, call) for raw in events], response, "sse", last=True)
+            await self._emit(self._as_stream(frame), response, "sse", last=True)
         else:
             await self._emit([frame], response, "whole", last=True)
 
-    def _whole(self, body: bytes) -> Frame:
+    def _whole(self, body: bytes, response: UpstreamResponse) -> Frame:
         """The plain answer as a frame of the client's API. Raises UpstreamMalformed or the error inside of a 200."""
-        call = self._call
+        call, bridge = self._call, self._bridge
         reader = Reader(call, "whole")
-        name = self._deployment.provider.name
-        if self._bridge is None:
+        if bridge is None:
             [frame] = reader.feed(body, more=False)
             data = frame.data
         else:
             data = _json(body)
-        if data is None:
-            raise UpstreamMalformed(f"The provider '{name}' sent an answer that is not JSON.", provider=name)
-        if isinstance(data, dict) and data.get("error") and "choices" not in data and data.get("status") is None:
-            raise self._error_inside(body)
-        if self._bridge is not None:
-            frame = Frame.made(call, self._bridge.answer(data, self._context), form="whole")
+        if classify.is_error(data):
+            raise self._error_inside(body, response)
+        if not isinstance(data, dict):
+            raise self._malformed(_what(body, response))
+        if not any(key in data for key in _ANSWERS.get(self._wire, data or ("",))):
+            raise self._malformed(f"sent an answer that is none of {self._wire}")
+        if bridge is not None:
+            frame = Frame.made(call, bridge.answer(data, self._context), form="whole")
             reader.note([frame])
         return frame
+
+    def _as_stream(self, frame: Frame) -> list[Frame]:
+        call = self._call
+        frames = [Frame(raw, call) for raw in call.api.split(frame.data)]
+        return frames if outgoing.wants_usage_chunk(call.request) else self._without_usage(frames)
+
+    def _without_usage(self, frames: list[Frame]) -> list[Frame]:
+        """Without chunks that hold usage alone; they are noted already."""
+        pattern = self._call.api.usage_pattern
+        if self._call.api.name not in ("chat_completions", "completions"):
+            return frames
+        return [frame for frame in frames if not (pattern.search(frame.raw) and frame.kind == "usage")]
 
     async def _relay_events(self, response: UpstreamResponse) -> None:
         call = self._call
         reader = Reader(call, "sse")
+        last: Frame | None = None
         while chunk := await response.chunk():
             aligned = reader.aligned
             frames = reader.feed(chunk, more=True)
             exact = aligned and reader.aligned
-            if self._strip_usage and any(frame.kind == "usage" for frame in frames):
-                frames, exact = [frame for frame in frames if frame.kind != "usage"], False
+            if self._ask_usage and len(kept := self._without_usage(frames)) != len(frames):
+                frames, exact = kept, False
             if frames:
+                last = frames[-1]
                 await self._emit(frames, response, "sse", body=chunk if exact else None)
                 if call.closed:
                     return
-        await self._finish_stream(reader, reader.feed(b"", more=False), response, ended=reader.ended)
+        rest = _closed(reader.feed(b"", more=False), call)
+        if self._ask_usage:
+            rest = self._without_usage(rest)
+        last = rest[-1] if rest else last
+        done = call.api.done
+        if done and reader.ended and not reader.failed and last is not None and last.data is not None:
+            # Some servers close after the finish reason; clients that wait for the end marker get it.
+            rest.append(Frame(done, call))
+        await self._finish_stream(reader, rest, response, ended=reader.ended)
 
     async def _relay_bridged(self, response: UpstreamResponse, bridge: Bridge) -> None:
         call = self._call
@@ -204,15 +201,19 @@ class Exchange:
         decoder = self._deployment.provider.decoder(self._wire)
         state = bridge.stream(self._context)
         while chunk := await response.chunk():
-            events = [out for event in decoder.feed(chunk) for out in state.feed(event)]
+            events: list[Event] = []
+            for event in decoder.feed(chunk):
+                if self._started is None and not events and classify.is_error(event.data):
+                    raise self._error_inside(orjson.dumps(event.data), response)
+                events.extend(state.feed(event))
             if frames := self._frames(events, reader):
                 await self._emit(frames, response, "sse")
-                if call.closed or reader.failed:
-                    break
+            if call.closed or reader.failed:
+                break
         if call.closed:
             return
-        events = [out for event in decoder.finish() for out in state.feed(event)]
-        if state.ended:
+        events = [] if reader.failed else [out for event in decoder.finish() for out in state.feed(event)]
+        if state.ended and not reader.failed:
             events.extend(state.finish())
         frames = self._frames(events, reader)
         if state.ended and not reader.failed and call.api.done:
@@ -220,9 +221,16 @@ class Exchange:
         await self._finish_stream(reader, frames, response, ended=state.ended or reader.failed)
 
     def _frames(self, events: Sequence[Event], reader: Reader) -> list[Frame]:
-        return reader.note([Frame.made(self._call, event.data, event.name) for event in events])
+        frames = reader.note([Frame.made(self._call, event.data, event.name) for event in events])
+        for frame in frames:
+            if frame.kind == "error":
+                clean = redact.text(frame.raw.decode("utf-8", "replace"), self._deployment.provider.secrets)
+                frame.raw = clean.encode()
+        return self._without_usage(frames) if self._ask_usage else frames
 
-    async def _finish_stream(self, reader: Reader, rest: list[Frame], response: UpstreamResponse, *, ended: bool) -> None:
+    async def _finish_stream(
+        self, reader: Reader, rest: list[Frame], response: UpstreamResponse, *, ended: bool
+    ) -> None:
         name = self._deployment.provider.name
         if not ended and not reader.ended:
             if rest:
@@ -233,24 +241,38 @@ class Exchange:
         await self._emit(rest, response, "sse", last=True)
 
     async def _emit(
-        self, frames: list[Frame], response: UpstreamResponse, form: Form, *, body: bytes | None = None, last: bool = False
+        self,
+        frames: list[Frame],
+        response: UpstreamResponse,
+        form: Form,
+        *,
+        body: bytes | None = None,
+        last: bool = False,
     ) -> None:
         """Send frames on; before the first, the head. An error as the very first frame becomes an HTTP error."""
         if self._started is None:
             first = next((frame for frame in frames if frame.data is not None), None)
-            if first is not None and first.kind == "error" and form == "sse":
-                raise self._error_inside(orjson.dumps(first.data))
+            if first is not None and form == "sse" and first.kind == "error":
+                raise self._error_inside(orjson.dumps(first.data), response)
             self._started = form
-            await self._send({"type": "http.response.start", "status": 200, "headers": self._head(response, frames, form)})
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": self._head(response, frames, form)}
+            )
         if body is None:
             body = frames[0].raw if len(frames) == 1 else b"".join(frame.raw for frame in frames)
-        message = {"type": "http.response.body", "body": body, "more_body": not last, FRAMES_KEY: Annotation(body, frames)}
+        message = {
+            "type": "http.response.body",
+            "body": body,
+            "more_body": not last,
+            FRAMES_KEY: Annotation(body, frames),
+        }
         await self._send(message)
 
     def _head(self, response: UpstreamResponse, frames: list[Frame], form: Form) -> list[tuple[bytes, bytes]]:
         headers = provider_headers(response)
         if self._context.dropped:
-            headers.append((b"x-tianji-dropped-params", ",".join(self._context.dropped).encode()))
+            dropped = ",".join(dict.fromkeys(self._context.dropped))
+            headers = with_headers(headers, {"x-tianji-dropped-params": dropped})
         if form == "sse":
             return [*_SSE_HEADERS, *headers]
         length = sum(len(frame.raw) for frame in frames)
@@ -258,13 +280,14 @@ class Exchange:
 
     # --- failures
 
-    def _error_inside(self, body: bytes) -> UpstreamError:
+    def _malformed(self, what: str) -> UpstreamMalformed:
+        name = self._deployment.provider.name
+        return UpstreamMalformed(f"The provider '{name}' {what}.", provider=name)
+
+    def _error_inside(self, body: bytes, response: UpstreamResponse) -> UpstreamError:
         """The error in a body that came with a success status."""
-        error = self._deployment.provider.error(502, {}, body)
-        code = read_error(body)[1] or ""
-        if code.isdecimal() and 400 <= int(code) <= 599:
-            error.status = int(code)
-        return error
+        status = classify.status_of(classify.read(body))
+        return self._deployment.provider.error(status, _texts(response), body)
 
     async def _fail(self, error: TianjiError) -> None:
         call = self._call
@@ -275,17 +298,18 @@ class Exchange:
             return
         if self._started is not None:
             await send_error_end(call, self._send, error, self._started)
-        elif self._bridge is None and isinstance(error, UpstreamError) and _is_api_error(error.body):
-            await self._send_native_error(error)
+        elif self._bridge is None and isinstance(error, UpstreamError) and is_api_error(error.body):
+            await send_native_error(self._send, error)
         else:
             await send_error(call, self._send, error)
 
-    async def _send_native_error(self, error: UpstreamError) -> None:
-        """The provider speaks the client's API: its error goes back as it is."""
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(error.body))]
-        headers += [(k.encode("latin-1"), v.encode("latin-1")) for k, v in error.headers.items()]
-        await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": error.body, "more_body": False})
+
+async def send_native_error(send: Send, error: UpstreamError) -> None:
+    """The provider speaks the client's API: its error goes back as it is."""
+    length = b"%d" % len(error.body)
+    headers = with_headers([(b"content-type", b"application/json"), (b"content-length", length)], error.headers)
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": error.body, "more_body": False})
 
 
 async def refuse_bad_status(response: UpstreamResponse, deployment: Deployment) -> None:
@@ -300,17 +324,29 @@ async def refuse_bad_status(response: UpstreamResponse, deployment: Deployment) 
         body = b""
     response.close()
     if status < 400:
-        raise UpstreamMalformed(f"The provider '{provider.name}' answered {status}; redirects are not followed.")
-    headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
-    raise provider.error(status, headers, body)
+        raise UpstreamMalformed(
+            f"The provider '{provider.name}' answered {status}; redirects are not followed.", provider=provider.name
+        )
+    raise provider.error(status, _texts(response), body)
 
 
 def provider_headers(response: UpstreamResponse) -> list[tuple[bytes, bytes]]:
-    """What a client may see of the provider's headers: limits and ids, under `llm_provider-`."""
-    return [(b"llm_provider-" + k, v) for k, v in response.headers if k.startswith(_SHOWN)]
+    """What a client may see of the provider's headers."""
+    return [(b"llm_provider-" + name, value) for name, value in response.headers if name.startswith(_SHOWN)]
 
 
-_SHOWN: Final = (b"x-ratelimit-", b"anthropic-ratelimit-", b"x-request-id", b"request-id", b"openai-processing-ms")
+def is_api_error(body: bytes) -> bool:
+    """Whether this is an error body that clients of the API can read."""
+    data = _json(body) if body else None
+    return isinstance(data, dict) and isinstance(data.get("error"), dict)
+
+
+def header(response: UpstreamResponse, name: bytes) -> bytes:
+    return next((value for key, value in response.headers if key == name), b"")
+
+
+def _texts(response: UpstreamResponse) -> dict[str, str]:
+    return {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
 
 
 def _json(body: bytes) -> JSON:
@@ -320,6 +356,22 @@ def _json(body: bytes) -> JSON:
         return None
 
 
-def _is_api_error(body: bytes) -> bool:
-    data = _json(body) if body else None
-    return isinstance(data, dict) and isinstance(data.get("error"), dict)
+def _what(body: bytes, response: UpstreamResponse) -> str:
+    """What came in the place of an answer, without a word of it."""
+    encoding = header(response, b"content-encoding").decode("latin-1")
+    if not body:
+        return "sent an empty answer"
+    if encoding not in ("", "identity"):
+        return "sent a compressed answer, which was not asked for"
+    return "sent an answer that is no JSON object"
+
+
+def _closed(frames: list[Frame], call: Call) -> list[Frame]:
+    """What came after the last complete event: closed where it is one, left out where it is half of one."""
+    out = []
+    for frame in frames:
+        if frame.raw.endswith(_EVENT_ENDS):
+            out.append(frame)
+        elif frame.raw.strip() and frame.readable:
+            out.append(Frame(frame.raw.rstrip(b"\r\n") + b"\n\n", call))
+    return out

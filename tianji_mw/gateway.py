@@ -98,6 +98,8 @@ class Gateway(LLMMiddleware):
             call.fail(error)
             await send_error(call, send, error)
         except Exception as error:
+            if call.gone or call.closed:
+                raise  # the answer was ended from outside: no fault of the gateway, and nobody to tell
             log.exception("call %s: the gateway failed", call.id)
             call.runtime.count("gateway_failures", type(error).__name__)
             call.fail(error)

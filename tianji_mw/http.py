@@ -25,12 +25,19 @@ class ForbiddenHost(UpstreamError):
 
 
 def client(
-    *, timeout_s: float = 10.0, connect_s: float = 3.0, headers: Mapping[str, str] | None = None, guard: bool = False, **options: Any
+    *,
+    timeout_s: float = 10.0,
+    connect_s: float = 3.0,
+    headers: Mapping[str, str] | None = None,
+    guard: bool = False,
+    **options: Any,
 ) -> httpx.AsyncClient:
     """An httpx client with all four deadlines set, without redirects; `guard` refuses private and link-local hosts."""
     timeout = httpx.Timeout(timeout_s, connect=connect_s, pool=timeout_s)
     hooks = {"request": [_refuse_private]} if guard else {}
-    return httpx.AsyncClient(timeout=timeout, headers=dict(headers or {}), follow_redirects=False, event_hooks=hooks, **options)
+    return httpx.AsyncClient(
+        timeout=timeout, headers=dict(headers or {}), follow_redirects=False, event_hooks=hooks, **options
+    )
 
 
 async def _refuse_private(request: httpx.Request) -> None:

@@ -13,8 +13,8 @@ from typing import Any, Final
 import orjson
 
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]', re.DOTALL)
-#: A JSON string escape that could spell a key's letters: then bytes alone do not show where the key is. Keys are made of
-#: letters and underscores here.
+#: A JSON string escape that could spell a key's letters: then bytes alone do not show where the key is. Keys here are
+#: made of letters and underscores.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]", re.IGNORECASE)
 
 

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlparse
 
 from tianji_mw.apis.base import Api
+from tianji_mw.call import CALL_KEY
 from tianji_mw.errors import ConfigError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
+
+    from tianji_mw.call import Call
 
 #: Where the first layer leaves what it found for the inner ones: (path, root_path, table, apis).
 _MEMO: Final = "tianji_mw.route"
@@ -31,26 +34,37 @@ _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 #: Headers by which middlewares of the app may turn one method into another.
 _OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
 
+#: Mounts in mounts in mounts are looked into so far.
+_DEEPEST: Final = 8
+
 Segments = tuple[str, ...]
 
 
 class Routes:
     """An immutable route table. Patterns are `*/a/b` (under any prefix) or `/a/b` (at the root of the app or mount).
 
-    `{name}` stands for one segment.
+    `{name}` stands for one segment. A table made by `of` learns from the others: it takes in what the gateways and
+    layers inside of the app serve, mounted ones with their prefix, and every call that an outer layer has opened. So
+    nobody has to declare a route twice, and none is served unguarded. A table made here holds what it is given.
 
     >>> from tianji_mw.apis import TEXT
     >>> Routes(TEXT).match({"method": "POST", "path": "/api/v1//chat/completions/", "root_path": ""}).name
     'chat_completions'
     """
 
-    __slots__ = ("_entries", "_fixed", "_key", "_longest", "_open", "_parents", "_roots", "_tails")
+    __slots__ = ("_adopts", "_app", "_entries", "_fixed", "_key", "_longest", "_open", "_parents", "_roots", "_tails")
 
     def __init__(
         self, apis: Iterable[Api], *, extra: Iterable[tuple[str, Api]] = (), roots: Sequence[str] = ()
     ) -> None:
-        self._entries = [(path, api) for api in apis for path in api.paths] + list(extra)
         self._roots = {(), *(_segments(normal(root)) for root in roots)}
+        self._adopts = False
+        #: The app whose own routes have still to be taken in: at the first request, when all mounts are made.
+        self._app: object = None
+        self._index([(path, api) for api in apis for path in api.paths] + list(extra))
+
+    def _index(self, entries: list[tuple[str, Api]]) -> None:
+        self._entries = entries
         self._fixed: dict[Segments, list[tuple[bool, Api]]] = {}
         self._open: list[tuple[Segments, bool, Api]] = []
         for pattern, api in self._entries:
@@ -81,23 +95,29 @@ class Routes:
             if not path.lstrip("*").startswith("/"):
                 raise ConfigError(f"the route {entry!r} must be '/path' or 'api:/path'", key="routes")
             extra.append((path if path.startswith("*") else f"*{path}", by_name(name)))
-        return cls(TEXT, extra=extra)
+        table = cls(TEXT, extra=extra)
+        table._adopts = True
+        return table
 
     def seen_from(self, app: ASGIApp) -> Routes:
         """The same table, aware of root paths that the apps inside `app` strip only after the middleware has run."""
-        roots: list[str] = []
-        inner: object = app
-        seen: set[int] = set()
-        while inner is not None and id(inner) not in seen:
-            seen.add(id(inner))
-            root = getattr(inner, "root_path", "")
-            if isinstance(root, str) and root.strip("/"):
-                roots.append(root)
-            inner = getattr(inner, "app", None)
-        return Routes((), extra=self._entries, roots=roots) if roots else self
+        roots = [root for layer in _chain(app) if (root := _root_path(layer))]
+        if not roots and not self._adopts:
+            return self
+        seen = Routes((), extra=self._entries, roots=roots)
+        seen._adopts, seen._app = self._adopts, app if self._adopts else None
+        return seen
+
+    def _adopt(self) -> None:
+        app, self._app = self._app, None
+        own = set(self._entries)
+        if more := [entry for entry in dict.fromkeys(_served_in(app)) if entry not in own]:
+            self._index(self._entries + more)
 
     def match(self, scope: Scope) -> Api | None:
         """The API of this request, or None."""
+        if self._app is not None:
+            self._adopt()
         path, root = scope["path"], scope.get("root_path")
         memo = scope.get(_MEMO)
         # Valid for the same path, root and table only: a layer between may have rewritten them, or know more routes.
@@ -107,7 +127,9 @@ class Routes:
             apis = self._find(path, root or "")
             scope[_MEMO] = (path, root, self._key, apis)
         if not apis:
-            return None
+            # Another layer knows better: what it takes for an LLM request is one for all.
+            call: Call | None = scope.get(CALL_KEY) if self._adopts else None
+            return call.api if call is not None else None
         method = scope["method"]
         for api in apis:
             if method in api.methods:
@@ -160,6 +182,37 @@ class Routes:
             if found:
                 return [api for _, api in found]
         return ()
+
+
+def _chain(app: object) -> Iterator[object]:
+    """The app and what it wraps, as far as `.app` attributes lead."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        yield app
+        app = getattr(app, "app", None)
+
+
+def _root_path(app: object) -> str:
+    root = getattr(app, "root_path", "")
+    return root if isinstance(root, str) and root.strip("/") else ""
+
+
+def _served_in(app: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Api]]:
+    """The routes of our layers inside of `app`, also of those mounted in a Starlette or FastAPI app."""
+    for layer in _chain(app):
+        routes = getattr(layer, "routes", None)
+        if isinstance(routes, Routes):
+            yield from ((path if path.startswith("*/") else prefix + path, api) for path, api in routes._entries)
+        elif isinstance(routes, list) and depth < _DEEPEST:
+            for route in routes:
+                if (mounted := getattr(route, "app", None)) is not None:
+                    yield from _served_in(mounted, prefix + _mount_path(route), depth + 1)
+
+
+def _mount_path(route: object) -> str:
+    path = getattr(route, "path", "")
+    return path.rstrip("/") if isinstance(path, str) else ""
 
 
 def _other_method(apis: Sequence[Api], method: str, headers: Iterable[tuple[bytes, bytes]]) -> Api | None:

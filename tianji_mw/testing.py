@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,21 @@ class FakeLLM:
             headers.setdefault("content-length", str(sum(len(part) for part in reply.parts)))
         head = f"HTTP/1.1 {reply.status} X\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
         writer.write(head.encode("latin-1"))
+        if not await self._write_body(reply, reader, writer):
+            return False
+        if reply.cut_after is not None:
+            if reply.reset:
+                # SO_LINGER with zero seconds makes the close a reset.
+                raw: socket.socket = writer.get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return False
+        if reply.chunked:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return not reply.hang_up
+
+    async def _write_body(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """The parts, up to the cut; False when the client hung up."""
         left = reply.cut_after
         for part in reply.parts:
             if reply.pause_s and not await self._pause(reply.pause_s, reader):
@@ -157,16 +173,7 @@ class FakeLLM:
                 left -= len(piece)
                 if left <= 0:
                     break
-        if reply.cut_after is not None:
-            if reply.reset:
-                # SO_LINGER with zero seconds makes the close a reset.
-                raw: socket.socket = writer.get_extra_info("socket")
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return False
-        if reply.chunked:
-            writer.write(b"0\r\n\r\n")
-        await writer.drain()
-        return not reply.hang_up
+        return True
 
     async def _pause(self, seconds: float, reader: asyncio.StreamReader) -> bool:
         """Wait, and notice when the client hangs up meanwhile."""
@@ -174,6 +181,7 @@ class FakeLLM:
             ends = asyncio.ensure_future(reader.read(1))
             done, _ = await asyncio.wait({ends}, timeout=seconds)
             if done:
+                ends.exception()  # a reset is a way of hanging up
                 self.dropped += 1
                 return False
             ends.cancel()
@@ -231,6 +239,30 @@ class Driven:
     @property
     def json(self) -> Any:
         return orjson.loads(self.body)
+
+
+@asynccontextmanager
+async def started(app: ASGIApp) -> AsyncIterator[ASGIApp]:
+    """The app with its lifespan around the block, as a server runs it. Raises RuntimeError when the start fails.
+
+    >>> async with started(app):                                     # doctest: +SKIP
+    ...     await drive(app, {"model": "m", "messages": []})
+    """
+    told: asyncio.Queue[Message] = asyncio.Queue()
+    said: asyncio.Queue[Message] = asyncio.Queue()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    task = asyncio.ensure_future(app(scope, told.get, said.put))
+    try:
+        await told.put({"type": "lifespan.startup"})
+        answer = await said.get()
+        if answer["type"] != "lifespan.startup.complete":
+            raise RuntimeError(answer.get("message", "the app did not start"))
+        yield app
+        await told.put({"type": "lifespan.shutdown"})
+        await said.get()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def drive(

@@ -94,7 +94,7 @@ _READ_AHEAD: Final = 64 << 10
 
 
 class AiohttpTransport:
-    """The Transport over aiohttp's client: keep-alive pool per origin, TLS verification, HTTP proxies from the environment."""
+    """The Transport over aiohttp's client: keep-alive pool per origin, TLS verification, proxies of the environment."""
 
     def __init__(self, *, ssl_context: ssl.SSLContext | bool = True, limit: int = 0, trust_env: bool = True) -> None:
         self._ssl = ssl_context

@@ -33,7 +33,9 @@ def main() -> int:
         port = sock.getsockname()[1]
     command = [sys.executable, "-m", "llama_cpp.server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(model_file()), "--model_alias", "smollm2"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # The model server takes PORT and HOST from its environment, too; those are the sidecar's.
+    environment = {name: value for name, value in os.environ.items() if name not in ("PORT", "HOST")}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         deadline = time.monotonic() + READY_WITHIN_S
@@ -48,7 +50,7 @@ def main() -> int:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
             config.write(
                 "model_list:\n  - model_name: smollm2\n    litellm_params:\n"
-                f"      {{model: openai/smollm2, api_base: 'http://127.0.0.1:{port}/v1', api_key: none}}\n"
+                f"      {{model: llamafile/smollm2, api_base: 'http://127.0.0.1:{port}/v1'}}\n"
             )
             config.flush()
             sidecar = [str(Path(sys.executable).with_name("tianji-sidecar")), "run", "--config", config.name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -88,6 +89,10 @@ def test_admin_endpoints_answer_on_the_admin_port_alone(tmp_path: Path) -> None:
             assert httpx.get(running.url + path, headers={"authorization": "Bearer sk-master-1"}).status_code == 404
         metrics = httpx.get(running.admin_url + "/metrics").text
         assert 'tianji_calls_total{api="chat_completions",outcome="ok"} 1' in metrics
+        with socket.create_connection(("127.0.0.1", running.port)) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b" 400 " in raw.recv(4096)
+        assert 'tianji_edge_total{reason="refused_400"} 1' in httpx.get(running.admin_url + "/metrics").text
         assert [layer["layer"] for layer in httpx.get(running.admin_url + "/-/stack").json()] == [
             "Authentication",
             "Gateway",

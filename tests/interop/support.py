@@ -35,9 +35,17 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
     def close(self) -> None:
+        self.run(_cancel_all())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
+
+
+async def _cancel_all() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 @contextmanager
@@ -54,13 +62,14 @@ def fake_llm(loop: Loop, default: Callable[[Received], Any] | None = None) -> It
 @contextmanager
 def served(loop: Loop, app: Any) -> Iterator[str]:
     """The app behind a real uvicorn on loopback in that loop; its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     running = asyncio.run_coroutine_threadsafe(server.serve(), loop.loop)
     wait_for(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         running.result(20)
 
 

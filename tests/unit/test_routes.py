@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tianji_mw.apis import ALL, TEXT, by_name
+from tianji_mw.call import CALL_KEY
 from tianji_mw.errors import ConfigError, PluginNotFound
 from tianji_mw.routes import Routes, normal
 
@@ -101,6 +102,39 @@ def test_a_root_path_of_the_wrapped_app_counts() -> None:
     assert name(routes, "/embeddings") == "embeddings"
     assert name(BASE, "/API/v2/embeddings") is None
     assert BASE.seen_from(SimpleNamespace()) is BASE  # type: ignore[arg-type]
+
+
+def test_a_table_takes_in_what_is_served_inside() -> None:
+    gateway = SimpleNamespace(routes=Routes(ALL))
+    inner = SimpleNamespace(routes=Routes.of(["/ask"]), app=gateway)
+    mounts = [SimpleNamespace(path="/llm/", app=gateway), SimpleNamespace(path="/t/{tenant}", app=inner)]
+    app = SimpleNamespace(app=SimpleNamespace(routes=[SimpleNamespace(path="/health"), *mounts]))
+    outer = Routes.of([]).seen_from(app)  # type: ignore[arg-type]
+    assert name(outer, "/llm/v1/files", "GET") == name(outer, "/t/acme/v1/files/x/content", "GET") == "passthrough"
+    assert name(outer, "/llm/models/gpt", "GET") == "models"
+    assert name(outer, "/t/acme/ask") == "chat_completions"
+    assert name(outer, "/v1/files", "GET") is None, "nobody serves it there"
+    assert name(Routes(TEXT).seen_from(app), "/llm/v1/files", "GET") is None  # type: ignore[arg-type]
+    assert name(Routes.of([]).seen_from(SimpleNamespace(app=gateway)), "/v1/files", "GET") == "passthrough"  # type: ignore[arg-type]
+
+
+def test_mounts_made_before_the_first_request_count() -> None:
+    app = SimpleNamespace(routes=[])
+    outer = Routes.of([]).seen_from(app)  # type: ignore[arg-type]
+    app.routes.append(SimpleNamespace(path="/late", app=SimpleNamespace(routes=Routes(ALL))))
+    assert name(outer, "/late/v1/files", "GET") == "passthrough"
+
+
+def test_a_mount_in_itself_ends() -> None:
+    app = SimpleNamespace(routes=[])
+    app.routes.append(SimpleNamespace(path="/again", app=app))
+    assert name(Routes.of([]).seen_from(app), "/again/again/ask") is None  # type: ignore[arg-type]
+
+
+def test_a_call_that_an_outer_layer_opened_is_one_for_all() -> None:
+    scope = {"method": "POST", "path": "/ask", "headers": [], CALL_KEY: SimpleNamespace(api=by_name("messages"))}
+    assert Routes.of([]).match(dict(scope)) is by_name("messages")
+    assert BASE.match(dict(scope)) is None, "a table that was given explicitly holds what it was given"
 
 
 def test_declared_routes() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import orjson
 
 from tianji_mw.apis.base import JSON
+from tianji_mw.apis.chat_completions import dicts
 
 
 def events(answer: JSON) -> Iterator[dict[str, JSON]]:
@@ -17,7 +18,8 @@ def events(answer: JSON) -> Iterator[dict[str, JSON]]:
     if answer.get("type") == "error":
         yield dict(answer)
         return
-    usage = answer.get("usage") or {"input_tokens": 0, "output_tokens": 0}
+    found = answer.get("usage")
+    usage = found if isinstance(found, dict) and found else {"input_tokens": 0, "output_tokens": 0}
     empty: dict[str, JSON] = {
         "content": [],
         "stop_reason": None,
@@ -25,7 +27,7 @@ def events(answer: JSON) -> Iterator[dict[str, JSON]]:
         "usage": {**usage, "output_tokens": 0},
     }
     yield {"type": "message_start", "message": {**answer, **empty}}
-    for index, block in enumerate(answer.get("content") or ()):
+    for index, block in enumerate(dicts(answer.get("content"))):
         start, deltas = _block_events(block)
         yield {"type": "content_block_start", "index": index, "content_block": start}
         for delta in deltas:
@@ -45,7 +47,7 @@ def _block_events(block: Mapping[str, JSON]) -> tuple[dict[str, JSON], list[dict
         start = {**block, "text": ""}
         if block.get("citations") is not None:
             start["citations"] = []
-            deltas = [{"type": "citations_delta", "citation": citation} for citation in block["citations"]]
+            deltas = [{"type": "citations_delta", "citation": citation} for citation in dicts(block["citations"])]
         return start, [{"type": "text_delta", "text": block.get("text", "")}, *deltas]
     if kind == "thinking":
         deltas = [{"type": "thinking_delta", "thinking": block.get("thinking", "")}]

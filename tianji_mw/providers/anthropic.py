@@ -51,4 +51,4 @@ class Anthropic(Provider):
         return [("authorization", f"Bearer {key}")] if key.startswith("sk-ant-oat") else [("x-api-key", key)]
 
     def static_headers(self) -> RawHeaders:
-        return [("anthropic-version", "2023-06-01"), *super().static_headers()]
+        return [("anthropic-version", "2023-06-01")]

@@ -7,7 +7,7 @@ and reads errors; it sends nothing itself (the gateway does, through a Transport
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import orjson
 from pydantic import BaseModel, ConfigDict
@@ -17,10 +17,19 @@ from tianji_mw.apis import sse
 from tianji_mw.apis.base import JSON
 from tianji_mw.bridges.base import Bridge, Context, Event
 from tianji_mw.errors import InvalidRequest, UpstreamError, UpstreamMalformed
-from tianji_mw.redact import Secret
+from tianji_mw.providers import classify
+from tianji_mw.redact import SECRET_HEADERS, Secret
 
 if TYPE_CHECKING:
     from tianji_mw.upstream import RawHeaders, Transport
+
+
+#: What clients may see of a provider's headers, under `llm_provider-`: limits and ids.
+SHOWN: Final = (
+    "x-ratelimit-", "anthropic-ratelimit-", "x-request-id", "request-id", "openai-processing-ms", "apim-request-id",
+)  # fmt: skip
+_RETRY: Final = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
+
 
 class Decoder(Protocol):
     """Cuts an upstream's streamed bytes into events; the default reads server-sent events."""
@@ -33,13 +42,19 @@ class Decoder(Protocol):
 class Provider(BaseModel):
     """Base of the providers. Subclasses name what they speak, and override what differs from OpenAI's conventions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
 
     #: Default address of the API, without a trailing slash.
     default_base: ClassVar[str] = ""
     #: Environment variables that are asked for the key and the address when the config has none, in this order.
     key_env: ClassVar[tuple[str, ...]] = ()
     base_env: ClassVar[tuple[str, ...]] = ()
+    #: Further fields that the environment may give, by name.
+    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: Fields that log in without a key, and their variables; asked for only where there is no key.
+    login_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: Client headers that are passed on, lower case. Everything else stays here.
     forwards: ClassVar[frozenset[str]] = frozenset()
 
@@ -77,17 +92,44 @@ class Provider(BaseModel):
     def base(self) -> str:
         return (self.api_base or self.default_base).rstrip("/")
 
-    def path_url(self, path: str) -> str:
-        """Address of a pass-through path such as `audio/speech`."""
+    def path_url(self, path: str, model: str) -> str:
+        """Address of a pass-through path such as `audio/speech`; `model` is empty where the request names none."""
         return f"{self.base}/{path}"
 
     async def credentials(self) -> RawHeaders:
         """The headers that say who we are; asked for at send time, so that a rotated key is used at once."""
         return [("authorization", f"Bearer {self.api_key.reveal()}")] if self.api_key else []
 
+    def lacks(self) -> str:
+        """What has to be set before a call can succeed, as the end of a sentence; empty when nothing is missing.
+
+        Asked only when `credentials` gave nothing. A server at an address of the operator's own may need no key.
+        """
+        if self.api_base or not self.key_env or self._headers_say_who():
+            return ""
+        return f"set {self.key_env[0]}, or 'api_key'"
+
+    def _headers_say_who(self) -> bool:
+        return any(isinstance(v, Secret) or k.lower() in SECRET_HEADERS for k, v in self.extra_headers.items())
+
     def static_headers(self) -> RawHeaders:
-        """Headers of every request besides credentials and content type."""
-        return [(k, v.reveal() if isinstance(v, Secret) else v) for k, v in self.extra_headers.items()]
+        """Headers that the provider's API asks for in every request, besides credentials and content type."""
+        return ()
+
+    def headers(self, own: RawHeaders, client: Mapping[str, str], credentials: RawHeaders) -> dict[str, str]:
+        """All headers of one request: ours, the client's that are passed on, who we are, and last the operator's."""
+        out = {**dict(own), **dict(self.static_headers())}
+        for name in self.forwards:
+            if value := client.get(name):
+                out[name] = value
+        out.update(credentials)
+        for name, given in self.extra_headers.items():
+            name, text = name.lower(), given.reveal() if isinstance(given, Secret) else given
+            if name in self.forwards and name in out and name.endswith("-beta"):
+                # Lists of features: the client's and the operator's both hold.
+                text = ",".join(dict.fromkeys(part.strip() for part in f"{out[name]},{text}".split(",")))
+            out[name] = text
+        return out
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
@@ -100,8 +142,11 @@ class Provider(BaseModel):
     def prepare(self, request: dict[str, JSON], wire: str, context: Context) -> None:
         """Change the request in place to what this provider takes. Runs only when `prepares` says so."""
 
-    def prepares(self, request: Mapping[str, JSON], wire: str) -> bool:
-        """Whether `prepare` would change anything; False keeps the client's bytes."""
+    def prepares(self, request: Mapping[str, JSON], wire: str, model: str) -> bool:
+        """Whether `prepare` would change anything; False keeps the client's bytes.
+
+        `model` is the provider's name of it; the request may still hold the public one.
+        """
         return False
 
     def decoder(self, wire: str) -> Decoder:
@@ -110,13 +155,20 @@ class Provider(BaseModel):
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
         """The error of an answer with status >= 400, its text freed of our keys."""
-        message, code, param = read_error(body)
-        if not message:
-            message = f"The provider '{self.name}' answered with status {status}."
-        kept = {k: v for k, v in headers.items() if k in ("retry-after", "retry-after-ms", "x-should-retry")}
-        body = redact.text(body.decode("utf-8", "replace"), self.secrets).encode() if body else b""
-        message = redact.text(message, self.secrets)
-        return UpstreamError(message, provider=self.name, status=status, code=code, param=param, headers=kept, body=body)
+        found = classify.read(body)
+        message = found.message or f"The provider '{self.name}' answered with status {status}."
+        return UpstreamError(
+            redact.text(message, self.secrets),
+            provider=self.name,
+            status=status,
+            code=classify.code_of(found, status),
+            param=found.param,
+            headers={
+                **{k: v for k, v in headers.items() if k in _RETRY},
+                **{f"llm_provider-{k}": v for k, v in headers.items() if k.startswith(SHOWN)},
+            },
+            body=redact.text(body.decode("utf-8", "replace"), self.secrets).encode() if body else b"",
+        )
 
     # --- in process
 
@@ -155,7 +207,7 @@ def bridge_over_chat(api: str) -> Bridge | None:
 
 
 class SSEDecoder:
-    """Events of a server-sent stream. `[DONE]` and comments give none; data that is no JSON raises UpstreamMalformed."""
+    """Events of a server-sent stream. `[DONE]` and comments give none; data that is no JSON: UpstreamMalformed."""
 
     __slots__ = ("_splitter",)
 
@@ -183,21 +235,3 @@ def _event(raw: bytes) -> Iterator[Event]:
             yield Event(orjson.loads(payload), name)
         except orjson.JSONDecodeError:
             raise UpstreamMalformed("The provider sent a stream event that is not JSON.") from None
-
-
-def read_error(body: bytes) -> tuple[str, str | None, str | None]:
-    """Message, code and param from the error bodies that providers send; empty where there is none to read."""
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return "", None, None
-    if isinstance(data, list) and data:
-        data = data[0]
-    found = data.get("error", data) if isinstance(data, dict) else data
-    if isinstance(found, str):
-        return found, None, None
-    if not isinstance(found, dict):
-        return "", None, None
-    message = next((found[k] for k in ("message", "detail", "msg", "Message") if isinstance(found.get(k), str)), "")
-    code, param = found.get("code"), found.get("param")
-    return message, str(code) if isinstance(code, str | int) else None, param if isinstance(param, str) else None

@@ -32,8 +32,8 @@ class Reported(NamedTuple):
 #: Codes that clients act upon; they go through as they are.
 _KEPT: Final = frozenset(
     {
-        "context_length_exceeded", "content_filter", "content_policy_violation", "rate_limit_exceeded", "model_not_found",
-        "invalid_api_key", "insufficient_quota",
+        "context_length_exceeded", "content_filter", "content_policy_violation", "rate_limit_exceeded",
+        "model_not_found", "invalid_api_key", "insufficient_quota",
     }
 )  # fmt: skip
 _SAME: Final[Mapping[str, str]] = {
@@ -45,10 +45,10 @@ _CODE_OF_STATUS: Final[Mapping[int, str]] = {401: "invalid_api_key", 429: "rate_
 #: Status for an error that came without one: inside of a 200, or in a stream.
 _STATUS_OF: Final[Mapping[str, int]] = {
     "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "too_many_requests": 429,
-    "invalid_request_error": 400, "context_length_exceeded": 400, "content_filter": 400, "content_policy_violation": 400,
-    "authentication_error": 401, "invalid_api_key": 401, "billing_error": 402, "permission_error": 403,
-    "not_found_error": 404, "model_not_found": 404, "request_too_large": 413, "timeout_error": 504,
-    "overloaded_error": 529,
+    "invalid_request_error": 400, "context_length_exceeded": 400, "content_filter": 400,
+    "content_policy_violation": 400, "authentication_error": 401, "invalid_api_key": 401, "billing_error": 402,
+    "permission_error": 403, "not_found_error": 404, "model_not_found": 404, "request_too_large": 413,
+    "timeout_error": 504, "overloaded_error": 529,
 }  # fmt: skip
 
 _CONTEXT: Final = re.compile(
@@ -64,7 +64,10 @@ _CONTEXT: Final = re.compile(
     re.IGNORECASE,
 )
 #: A single field was too long, not the conversation.
-_NOT_CONTEXT: Final = re.compile(r"string_above_max_length|string too long.*invalid 'user'|invalid 'user'.*string too long", re.I | re.S)
+_NOT_CONTEXT: Final = re.compile(
+    r"string_above_max_length|string too long.*invalid 'user'|invalid 'user'.*string too long",
+    re.IGNORECASE | re.DOTALL,
+)
 _POLICY: Final = re.compile(
     r"content_policy_violation|violating our usage policy|rejected as a result of the safety system"
     r"|content filtering policy|response was blocked|content management policy|responsibleaipolicyviolation"

@@ -11,18 +11,29 @@ import base64
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import orjson
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tianji_mw.apis.base import JSON
 from tianji_mw.apis.chat_completions import ChatCompletions
+from tianji_mw.errors import InvalidRequest, type_of_status
 from tianji_mw.providers.base import Provider
 from tianji_mw.upstream import Transport, UpstreamRequest, UpstreamResponse
 
+if TYPE_CHECKING:
+    from tianji_mw.routing.base import Deployment
+
 _CREATED: Final = 1_700_000_000
 _DIMENSIONS: Final = 8
+#: Texts that stand for an error, as in LiteLLM: status and code.
+_ERRORS: Final[Mapping[str, tuple[int, str | None]]] = {
+    "litellm.RateLimitError": (429, "rate_limit_exceeded"),
+    "litellm.InternalServerError": (500, None),
+    "litellm.ContextWindowExceededError": (400, "context_length_exceeded"),
+}
 
 
 class Mock(Provider):
@@ -32,7 +43,7 @@ class Mock(Provider):
     """
 
     name: str = "mock"
-    #: What to say; empty echoes the last user message.
+    #: What to say; empty echoes the last user message. `litellm.RateLimitError` and its like are errors.
     text: str = ""
     #: Pieces of a stream, one event each; empty cuts the text after each word.
     script: tuple[str, ...] = ()
@@ -41,6 +52,13 @@ class Mock(Provider):
     chunk_latency_s: float = Field(default=0.0, ge=0, le=60)
     #: Answer with this HTTP status and OpenAI's error body.
     error_status: int = Field(default=0, ge=0, le=599)
+
+    @field_validator("error_status")
+    @classmethod
+    def _an_error(cls, value: int) -> int:
+        if 0 < value < 400:
+            raise ValueError("must be a status from 400 to 599, or 0 for none")
+        return value
 
     @property
     def speaks(self) -> frozenset[str]:
@@ -52,6 +70,13 @@ class Mock(Provider):
 
     def transport(self) -> Transport:
         return MockTransport(self)
+
+
+def mocked(deployment: Deployment, said: JSON) -> Deployment:
+    """The deployment with a mock in the place of its provider, for a request with `mock_response`."""
+    if not isinstance(said, str):
+        raise InvalidRequest("'mock_response' must be text.", param="mock_response")
+    return replace(deployment, provider=Mock(text=said))
 
 
 class MockTransport:
@@ -66,9 +91,11 @@ class MockTransport:
         mock = self._mock
         if mock.latency_s:
             await asyncio.sleep(mock.latency_s)
-        if mock.error_status:
-            error = {"message": "The mock provider was told to fail.", "type": "mock_error", "param": None, "code": None}
-            return MockResponse([orjson.dumps({"error": error})], status=mock.error_status)
+        status, code = _ERRORS.get(mock.text, (mock.error_status, None))
+        if status:
+            text = "The mock provider was told to fail."
+            error = {"message": text, "type": type_of_status(status), "param": None, "code": code}
+            return MockResponse([orjson.dumps({"error": error})], status=status)
         body: dict[str, JSON] = orjson.loads(request.body) if isinstance(request.body, bytes) else {}
         kind = request.url.rsplit("/", 1)[-1]
         if kind == "completions":
@@ -161,7 +188,9 @@ def _last_user(body: Mapping[str, JSON]) -> str:
             if isinstance(content, str):
                 return content
             if isinstance(content, list):
-                return "".join(str(p.get("text", "")) for p in content if isinstance(p, dict) and p.get("type") == "text")
+                return "".join(
+                    str(p.get("text", "")) for p in content if isinstance(p, dict) and p.get("type") == "text"
+                )
     return "Hello from the mock provider."
 
 
@@ -196,7 +225,11 @@ def _verdicts(given: JSON) -> list[JSON]:
     items = given if isinstance(given, list) else [given]
     categories = ("harassment", "hate", "self-harm", "sexual", "violence")
     return [
-        {"flagged": False, "categories": dict.fromkeys(categories, False), "category_scores": dict.fromkeys(categories, 0.0)}
+        {
+            "flagged": False,
+            "categories": dict.fromkeys(categories, False),
+            "category_scores": dict.fromkeys(categories, 0.0),
+        }
         for _ in items
     ]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tianji_mw.errors import UnknownModel
 from tianji_mw.params import ParamRules
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tianji_mw.call import Call
     from tianji_mw.providers.base import Provider
     from tianji_mw.upstream import Deadlines
+
+#: No public name is longer; matching patterns against anything a client may send would cost too much.
+_MAX_NAME: Final = 512
 
 
 @dataclass(slots=True, frozen=True, kw_only=True, eq=False)
@@ -36,12 +39,18 @@ class Deployment:
     weight: float | None = None
     rpm: float | None = None
     tpm: float | None = None
-    rules: ParamRules = ParamRules()
+    #: What happens to the fields of a request.
+    rules: ParamRules = field(default_factory=ParamRules)
+    #: The same by API name, where it differs.
+    rules_of: Mapping[str, ParamRules] = field(default_factory=dict)
+    #: Other public names, and what they stand for; needed only where `model` holds `*`.
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def upstream_model(self, asked: str) -> str:
         """The name to send: with wildcards, what the public pattern's `*` matched takes the place of ours."""
         if "*" not in self.model:
             return self.model
+        asked = self.aliases.get(asked, asked)
         match = pattern(self.model_name).fullmatch(asked)
         parts = list(match.groups()) if match else [asked]
         return re.sub(r"\*", lambda _: parts.pop(0) if parts else "", self.model)
@@ -64,7 +73,9 @@ class Deployments:
 
     __slots__ = ("_alias", "_by_id", "_exact", "_hidden", "_patterns", "all")
 
-    def __init__(self, deployments: Sequence[Deployment], aliases: Mapping[str, str] | None = None, hidden: Sequence[str] = ()) -> None:
+    def __init__(
+        self, deployments: Sequence[Deployment], aliases: Mapping[str, str] | None = None, hidden: Sequence[str] = ()
+    ) -> None:
         self.all = tuple(deployments)
         self._alias = dict(aliases or {})
         self._hidden = frozenset(hidden)
@@ -76,7 +87,8 @@ class Deployments:
         # The most specific pattern wins: the one with the most letters that are not `*`.
         ordered = sorted(wild, key=lambda name: (-len(name.replace("*", "")), name))
         self._patterns = [(pattern(name), wild[name]) for name in ordered]
-        self._by_id = {deployment.id: (deployment,) for deployment in self.all}
+        # An id says nothing of what a `*` should become.
+        self._by_id = {deployment.id: (deployment,) for deployment in self.all if "*" not in deployment.model}
 
     def serving(self, model: str) -> tuple[Deployment, ...]:
         """The deployments for a public name, an alias, a wildcard or a deployment id. Raises UnknownModel."""
@@ -84,13 +96,13 @@ class Deployments:
         found = self._exact.get(name)
         if found is not None:
             return found
-        for compiled, deployments in self._patterns:
-            if compiled.fullmatch(name):
-                return deployments
         if name in self._by_id:
             return self._by_id[name]
         if not model:
             raise UnknownModel("The request names no model.", param="model")
+        for compiled, deployments in self._patterns:
+            if len(name) <= _MAX_NAME and compiled.fullmatch(name):
+                return deployments
         raise UnknownModel(f"The model '{model[:200]}' does not exist.", param="model")
 
     def names(self) -> list[str]:

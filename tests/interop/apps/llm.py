@@ -29,8 +29,8 @@ def events(asked: dict[str, Any]) -> Iterator[bytes]:
 
 
 def said(asked: dict[str, Any]) -> str:
-    """The last message's text, with `echo:` before it."""
-    return f"echo: {asked['messages'][-1]['content']}"
+    """The last message's text, with `echo:` before it and without `_`: so it can say what nobody asked."""
+    return f"echo: {asked['messages'][-1]['content'].replace('_', '')}"
 
 
 def _event(delta: dict[str, Any], reason: str | None) -> bytes:

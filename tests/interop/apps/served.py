@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.interop.apps import llm
+from tests.interop.apps.guard import NoCodename
 from tests.interop.support import MASTER_KEY, UPSTREAM_KEY
-from tianji_mw import ALLOW, Authentication, Call, Gateway, Guardrail, Guardrails, Secret, Stack, Verdict, block
+from tianji_mw import Authentication, Gateway, Guardrails, Secret, Stack
 from tianji_mw.providers.openai import OpenAI
 from tianji_mw.routing.base import Deployment, Deployments
 from tianji_mw.upstream import Deadlines
@@ -24,15 +25,8 @@ from tianji_mw.upstream import Deadlines
 ENDED: list[str] = []
 
 
-class NoBluebird(Guardrail):
-    window: ClassVar[int] = 8
-
-    async def check(self, text: str, call: Call) -> Verdict:
-        return block("codename") if "bluebird" in text.lower() else ALLOW
-
-
 def stack(terminal: Any) -> Any:
-    layers = [Middleware(Authentication, master_key=MASTER_KEY), Middleware(Guardrails, checks=[NoBluebird()])]
+    layers = [Middleware(Authentication, master_key=MASTER_KEY), Middleware(Guardrails, checks=[NoCodename()])]
     return Stack(layers, terminal).app
 
 

@@ -62,7 +62,9 @@ class EntraLogin:
             return Issued(Secret(token), _seconds(life))
         reason = _why(answer)
         if 400 <= status < 500 and status not in (408, 429):
-            text = f"Entra ID refused the {self.kind} of the provider '{self.provider}' ({reason or f'status {status}'})."
+            text = (
+                f"Entra ID refused the {self.kind} of the provider '{self.provider}' ({reason or f'status {status}'})."
+            )
             raise UpstreamError(text, provider=self.provider, status=401, code="invalid_credentials")
         text = f"Entra ID gave no token for the {self.kind} of the provider '{self.provider}' (status {status})."
         raise UpstreamError(text, provider=self.provider, code="token_unavailable")
@@ -107,7 +109,7 @@ class EntraLogin:
 
 
 def _transport() -> tuple[Transport, bool]:
-    """The process's own client, so that its TLS settings and proxies hold; outside of a call a new one, to be closed."""
+    """The process's client, so that its TLS settings and proxies hold; outside of a call a new one, to be closed."""
     from tianji_mw.call import current_call
     from tianji_mw.upstream import AiohttpTransport
 

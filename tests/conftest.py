@@ -1,0 +1,39 @@
+"""Fixtures for all tests. A test fails when an exception was lost in the background of its event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tianji_mw.testing import FakeLLM, started
+
+
+@pytest.fixture(autouse=True)
+def no_lost_exceptions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Everything that reaches the loop's exception handler ('Task exception was never retrieved' among it)."""
+    lost: list[dict[str, Any]] = []
+
+    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        lost.append(context)
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "default_exception_handler", note)
+    yield lost
+    assert not lost, f"lost in the background: {[(c.get('message'), c.get('exception')) for c in lost]}"
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[[Any], Awaitable[Any]]]:
+    """Starts an app's lifespan for the rest of the test: `app = await serve(app)`."""
+    async with AsyncExitStack() as stack:
+        yield lambda app: stack.enter_async_context(started(app))
+
+
+@pytest.fixture
+async def llm() -> AsyncIterator[FakeLLM]:
+    """A real HTTP upstream on loopback."""
+    async with FakeLLM() as fake:
+        yield fake

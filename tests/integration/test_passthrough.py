@@ -1,0 +1,487 @@
+"""Paths whose bodies go through unread: audio, images, files, batches, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.providers.served import KEY, Build, config, error, stacks
+from tianji_mw.errors import InvalidRequest
+from tianji_mw.passthrough_form import Form
+from tianji_mw.testing import FakeLLM, Reply, drive
+
+FORM = "multipart/form-data; boundary=XX"
+AUDIO = "/v1/audio/transcriptions"
+OK = {"text": "hello"}
+
+
+def part(name: str, value: bytes, *, more: str = "") -> bytes:
+    return b'--XX\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n' % (name.encode(), more.encode(), value)
+
+
+def file_part(content: bytes) -> bytes:
+    return part("file", content, more='; filename="a.wav"\r\nContent-Type: audio/wav')
+
+
+END = b"--XX--\r\n"
+MODEL = part("model", b"gpt-4o")
+RENAMED = part("model", b"gpt-4o-2024")
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[Build]:
+    async with stacks() as found:
+        yield found
+
+
+@pytest.fixture
+def app(llm: FakeLLM, build: Build) -> Any:
+    return build(config(llm))
+
+
+async def send(app: Any, *parts: bytes, path: str = AUDIO, kind: str = FORM, **options: Any) -> Any:
+    headers = {"content-type": kind, "content-length": str(sum(map(len, parts))), **options.pop("headers", {})}
+    return await drive(app, path=path, headers=headers, body_parts=parts, **options)
+
+
+# --- forms
+
+
+async def test_a_form_goes_through_with_the_providers_model_name(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json(OK)]
+    rest = file_part(b"\x00\xff" * 9) + part("language", b"en") + END
+    driven = await send(app, MODEL + rest)
+    [request] = llm.requests
+    assert (driven.status, driven.json) == (200, OK)
+    assert request.body == RENAMED + rest
+    assert (request.path, request.headers["content-type"]) == (AUDIO, FORM)
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["content-length"] == str(len(request.body))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+async def test_however_the_form_is_cut(llm: FakeLLM, app: Any, size: int) -> None:
+    llm.replies = [Reply.json(OK)]
+    whole = part("language", b"en") + MODEL + file_part(b"sound" * 20) + END
+    parts = [whole[i : i + size] for i in range(0, len(whole), size)]
+    assert (await send(app, *parts)).status == 200
+    assert llm.requests[0].body == whole.replace(MODEL, RENAMED)
+
+
+async def test_a_small_file_may_come_first(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json(OK)]
+    assert (await send(app, file_part(b"s" * 1000) + MODEL + END)).status == 200
+    assert RENAMED in llm.requests[0].body
+
+
+async def test_a_large_file_may_not(llm: FakeLLM, app: Any) -> None:
+    chunks = [file_part(b"s" * 200_000)[i : i + 16384] for i in range(0, 200_100, 16384)]
+    driven = await send(app, *chunks, MODEL + END)
+    assert (driven.status, llm.requests) == (400, [])
+    assert error(driven)["param"] == "model"
+    assert "must come before the file" in error(driven)["message"]
+
+
+async def test_what_stands_in_a_file_is_no_field(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json(OK)]
+    fake = b'Content-Disposition: form-data; name="model"\r\n\r\nexpensive\r\n'
+    whole = file_part(fake) + MODEL + END
+    assert (await send(app, whole)).status == 200
+    assert llm.requests[0].body == whole.replace(MODEL, RENAMED)
+
+
+SECOND = [
+    b'Content-Disposition: form-data; name="model"',
+    b"content-disposition: form-data; name=model",
+    b'Content-Disposition: form-data; name="mo\\del"',
+    b"Content-Disposition: form-data; name*=utf-8''model",
+    b'Content-Disposition: form-data; name="%6dodel"',
+    b'X-Other: 1\r\nContent-Disposition : form-data; filename="x"; name="MODEL"',
+]
+
+
+@pytest.mark.parametrize("head", SECOND)
+@pytest.mark.parametrize("cut", [True, False])
+async def test_a_second_model_is_refused(llm: FakeLLM, app: Any, head: bytes, cut: bool) -> None:
+    """Else a key that may use one model could name another that the provider reads."""
+    again = b"--XX\r\n%b\r\n\r\nexpensive\r\n" % head
+    parts = [MODEL, file_part(b"s" * 100_000), again, END] if cut else [MODEL + file_part(b"s") + again + END]
+    driven = await send(app, *parts)
+    assert driven.status == 400
+    assert "must come once" in error(driven)["message"]
+    assert not llm.requests
+
+
+async def test_a_form_without_a_boundary(llm: FakeLLM, app: Any) -> None:
+    assert (await send(app, b"x", kind="multipart/form-data")).status == 400
+
+
+async def test_a_form_without_a_model(llm: FakeLLM, app: Any) -> None:
+    driven = await send(app, part("language", b"en") + END)
+    assert (driven.status, error(driven)["param"], llm.requests) == (400, "model", [])
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60), st.data())
+def test_the_field_is_found_at_every_cut(before: bytes, content: bytes, data: st.DataObject) -> None:
+    whole = part("a", before.replace(b"--XX", b"")) + MODEL + file_part(content.replace(b"--XX", b"")) + END
+    form, rest = Form(FORM), whole
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        form.feed(rest[:size])
+        rest = rest[size:]
+    assert form.span is not None
+    assert whole[slice(*form.span)] == b"gpt-4o"
+
+
+def test_a_part_head_without_end_is_refused() -> None:
+    form = Form(FORM)
+    with pytest.raises(InvalidRequest, match="too long"):
+        for _ in range(10):
+            form.feed(b"--XX\r\n" + b"x" * 2000)
+
+
+# --- JSON and binary
+
+
+async def test_speech_comes_in_chunks_as_it_arrives(llm: FakeLLM, app: Any) -> None:
+    sound = {"content-type": "audio/mpeg", "x-request-id": "r1", "set-cookie": "a=b"}
+    llm.replies = [Reply(headers=sound, parts=[b"\x00one", b"\xfftwo"], chunked=True, pause_s=0.05)]
+    body = b'{"input": "hi",  "model": "gpt-4o", "voice": "x"}'
+    driven = await send(app, body, path="/v1/audio/speech", kind="application/json")
+    assert llm.requests[0].body == body.replace(b"gpt-4o", b"gpt-4o-2024")
+    assert [part for part in driven.bodies if part] == [b"\x00one", b"\xfftwo"]
+    assert (driven.headers["content-type"], driven.headers["llm_provider-x-request-id"]) == ("audio/mpeg", "r1")
+    assert "set-cookie" not in driven.headers
+
+
+async def test_images(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json({"data": [{"b64_json": "AA"}]})]
+    driven = await send(app, b'{"model":"gpt-4o","prompt":"x"}', path="/images/generations", kind="application/json")
+    assert driven.json == {"data": [{"b64_json": "AA"}]}
+    assert llm.requests[0].path == "/v1/images/generations"
+
+
+async def test_a_model_written_with_escapes_is_replaced_too(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json({})]
+    body = b'{"mod\\u0065l":"gpt-4o","prompt":"x"}'
+    await send(app, body, path="/v1/images/generations", kind="application/json")
+    assert llm.requests[0].json == {"model": "gpt-4o-2024", "prompt": "x"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [(b"{", 400, "invalid_json"), (b'{"model":"a","model":"b"}', 400, "invalid_json"), (b'{"prompt":"x"}', 400, "missing_required_parameter"),
+     (b'{"model":"unknown"}', 404, "model_not_found"), (b'{"model":7}', 400, "missing_required_parameter")],
+)  # fmt: skip
+async def test_wrong_bodies(llm: FakeLLM, app: Any, body: bytes, status: int, code: str) -> None:
+    driven = await send(app, body, path="/v1/images/generations", kind="application/json")
+    assert (driven.status, error(driven)["code"], llm.requests) == (status, code, [])
+
+
+async def test_a_body_that_nobody_can_read_names_no_model(llm: FakeLLM, app: Any) -> None:
+    for kind, more in (("text/plain", {}), ("application/json", {"content-encoding": "gzip"})):
+        driven = await send(app, b'{"model":"gpt-4o"}', path="/v1/audio/speech", kind=kind, headers=more)
+        assert driven.status in (400, 415)
+    assert not llm.requests
+
+
+async def test_json_over_the_limit(llm: FakeLLM, build: Build) -> None:
+    app = build({**config(llm), "general_settings": {"max_request_size_mb": 0.001}})
+    driven = await send(
+        app, b'{"model":"gpt-4o","prompt":"%b"}' % (b"x" * 4000), path="/v1/audio/speech", kind="application/json"
+    )
+    assert driven.status == 413
+
+
+# --- files and batches
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "sent"),
+    [
+        ("GET", "/v1/files", b"purpose=batch&limit=2", "/v1/files?purpose=batch&limit=2"),
+        ("GET", "/files/file-1", b"", "/v1/files/file-1"),
+        ("DELETE", "/v1/files/file-1", b"", "/v1/files/file-1"),
+        ("GET", "/v1/files/file-1/content", b"", "/v1/files/file-1/content"),
+        ("GET", "/v1/files/audio/content", b"", "/v1/files/audio/content"),
+        ("GET", "/v1/files/", b"", "/v1/files"),
+        ("POST", "/v1/batches", b"", "/v1/batches"),
+        ("POST", "/v1/batches/b_1/cancel", b"", "/v1/batches/b_1/cancel"),
+        (
+            "GET",
+            "/v1/vector_stores/v/files/f",
+            b"custom_llm_provider=openai&a=%26b",
+            "/v1/vector_stores/v/files/f?a=%26b",
+        ),
+        ("GET", "/v1/files/a?b#c", b"", "/v1/files/a%3Fb%23c"),
+        ("GET", "/v1/files/%2e%2e", b"", None),
+        ("GET", "/v1/files", b"model=gpt-4o", "/v1/files"),
+    ],
+)
+async def test_paths_and_queries(
+    llm: FakeLLM, app: Any, method: str, path: str, query: bytes, sent: str | None
+) -> None:
+    llm.replies = [Reply.json({"ok": True})]
+    body = b'{"input_file_id":"f"}' if method == "POST" else b""
+    driven = await send(app, body, path=path, method=method, kind="application/json", scope={"query_string": query})
+    if sent is None:
+        assert driven.status in (400, 404)
+        assert not llm.requests
+        return
+    assert driven.json == {"ok": True}
+    assert (llm.requests[0].method, llm.requests[0].path, llm.requests[0].body) == (method, sent, body)
+
+
+async def test_an_upload_of_a_file(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json({"id": "file-1"})]
+    whole = part("purpose", b"batch") + file_part(b"{}\n" * 50_000) + END
+    driven = await send(app, *[whole[i : i + 9999] for i in range(0, len(whole), 9999)], path="/v1/files")
+    assert driven.json == {"id": "file-1"}
+    assert llm.requests[0].body == whole
+
+
+async def test_a_model_behind_a_large_file_breaks_the_upload_off(llm: FakeLLM, app: Any) -> None:
+    parts = [part("purpose", b"batch"), file_part(b"s" * 100_000), b"s" * 100_000, MODEL, END]
+    driven = await send(app, *parts, path="/v1/files")
+    assert driven.status == 400
+    assert "must come once, and before its file" in error(driven)["message"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/files/../admin", "/v1/files/..", "/v1/files/x/../../y", "/v1/files//x", "/v1/files/./x"]
+)
+async def test_paths_that_climb_are_refused(llm: FakeLLM, app: Any, path: str) -> None:
+    driven = await send(app, path=path, method="GET")
+    assert driven.status in (400, 404, 405)
+    assert not llm.requests
+
+
+async def test_a_mounted_gateway(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json({}), Reply.json({})]
+    for root in ("/llm", "/files"):
+        await send(app, path=f"{root}/v1/files/f1", method="GET", scope={"root_path": root})
+    assert [request.path for request in llm.requests] == ["/v1/files/f1"] * 2
+
+
+async def test_azure_puts_audio_under_its_deployment(llm: FakeLLM, build: Build) -> None:
+    llm.replies = [Reply.json(OK), Reply.json({})]
+    app = build(config(llm, model="azure/my-whisper", api_base=llm.url, api_version="2024-10-21"))
+    await send(app, MODEL + file_part(b"s") + END)
+    await send(app, path="/v1/files", method="GET", scope={"query_string": b"limit=1"})
+    assert [request.path for request in llm.requests] == [
+        "/openai/deployments/my-whisper/audio/transcriptions?api-version=2024-10-21",
+        "/openai/files?api-version=2024-10-21&limit=1",
+    ]
+    assert llm.requests[0].headers["api-key"] == KEY
+
+
+# --- refusals and failures
+
+
+@pytest.mark.parametrize(
+    ("model", "path"), [("anthropic/claude", "/v1/files"), ("mock/x", "/v1/files"), ("deepseek/x", "/v1/files")]
+)
+async def test_no_provider_speaks_it(llm: FakeLLM, build: Build, model: str, path: str) -> None:
+    mapping = config(llm, model=model)
+    if model.startswith("mock"):
+        mapping["model_list"][0]["litellm_params"] = {"model": model}
+    app = build(mapping)
+    assert (await send(app, path=path, method="GET")).status == 404
+    driven = await send(app, MODEL + file_part(b"s") + END)
+    assert (driven.status, error(driven)["code"]) == (400, "unsupported_endpoint")
+    assert not llm.requests
+
+
+async def test_a_provider_may_be_named(llm: FakeLLM, build: Build) -> None:
+    llm.replies = [Reply.json({})] * 3
+    first, second = config(llm), config(llm, model="groq/x", api_base=f"{llm.url}/groq", name="g")
+    app = build({"model_list": first["model_list"] + second["model_list"]})
+    await send(app, path="/v1/files", method="GET")
+    await send(app, path="/v1/files", method="GET", scope={"query_string": b"custom_llm_provider=groq"})
+    await send(app, path="/v1/files", method="GET", headers={"custom-llm-provider": "groq"})
+    assert [request.path for request in llm.requests] == ["/v1/files", "/groq/files", "/groq/files"]
+    unknown = await send(app, path="/v1/files", method="GET", scope={"query_string": b"provider=none"})
+    assert unknown.status == 404
+
+
+async def test_restrictions_of_a_key_hold(llm: FakeLLM, build: Build) -> None:
+    llm.replies = [Reply.json(OK)] * 3
+    keys = [{"key": "sk-client-1", "models": ["other"]}, {"key": "sk-client-2", "models": ["gpt-4o"]}]
+    app = build({**config(llm), "virtual_keys": keys})
+    body = MODEL + file_part(b"s") + END
+    refused = await send(app, body, headers={"authorization": "Bearer sk-client-1"})
+    assert (refused.status, error(refused)["code"]) == (404, "model_not_found")
+    assert (
+        await send(app, path="/v1/files", method="GET", headers={"authorization": "Bearer sk-client-1"})
+    ).status == 404
+    assert (await send(app, body)).status == 401
+    assert not llm.requests
+    assert (await send(app, body, headers={"authorization": "Bearer sk-client-2"})).status == 200
+    assert "sk-client" not in str(llm.requests[0].headers)
+
+
+async def test_without_a_key_nothing_is_sent(build: Build) -> None:
+    app = build({"model_list": [{"model_name": "gpt-4o", "litellm_params": {"model": "openai/whisper-1"}}]})
+    driven = await send(app, MODEL + file_part(b"s") + END)
+    assert (driven.status, error(driven)["code"]) == (401, "missing_api_key")
+
+
+async def test_errors_pass_byte_for_byte(llm: FakeLLM, app: Any) -> None:
+    raw = b'{ "error": {"message": "bad file", "own": 1} }'
+    head = {"content-type": "application/json", "retry-after": "3"}
+    llm.replies = [Reply(status=422, headers=head, parts=[raw]), Reply(status=500, parts=[f"<p>{KEY}</p>".encode()])]
+    driven = await send(app, MODEL + file_part(b"s") + END)
+    assert (driven.status, driven.body, driven.headers["retry-after"]) == (422, raw, "3")
+    other = await send(app, MODEL + file_part(b"s") + END)
+    assert (other.status, error(other)["type"]) == (500, "api_error")
+    assert KEY.encode() not in other.body
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_download_that_is_cut_is_no_success(llm: FakeLLM, app: Any, chunked: bool) -> None:
+    llm.replies = [
+        Reply(headers={"content-type": "audio/mpeg"}, parts=[b"x" * 100, b"y" * 100], chunked=chunked, cut_after=120)
+    ]
+    driven = await send(app, b'{"model":"gpt-4o"}', path="/v1/audio/speech", kind="application/json")
+    assert driven.status == 200
+    assert not driven.complete
+    assert isinstance(driven.error, ConnectionError)
+
+
+async def test_an_upstream_that_does_not_answer(llm: FakeLLM, build: Build) -> None:
+    llm.replies = [Reply.json(OK, delay_s=3)]
+    driven = await send(build(config(llm, timeout=0.2)), MODEL + file_part(b"s") + END)
+    assert (driven.status, error(driven)["type"]) == (408, "timeout_error")
+
+
+async def test_a_client_that_leaves_during_its_upload(llm: FakeLLM, app: Any) -> None:
+    messages = [
+        {"type": "http.request", "body": MODEL + file_part(b"s"), "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent = await by_hand(app, messages)
+    assert sent == []
+    assert not llm.requests
+    assert app.runtime.counts["calls", "passthrough client_gone"] == 1
+
+
+async def test_a_client_that_leaves_while_the_provider_works(llm: FakeLLM, app: Any) -> None:
+    llm.replies = [Reply.json(OK, delay_s=5), Reply.json(OK, delay_s=5)]
+    for parts in ([MODEL + END], [MODEL, file_part(b"s" * 100_000) + END]):
+        messages = [{"type": "http.request", "body": p, "more_body": p is not parts[-1]} for p in parts]
+        async with asyncio.timeout(2):
+            assert await by_hand(app, [*messages, {"type": "http.disconnect"}]) == []
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if llm.dropped == 2:
+            break
+    assert llm.dropped == 2
+
+
+async def by_hand(app: Any, messages: list[Any]) -> list[Any]:
+    """What an app sends to a client that says exactly this."""
+    sent: list[Any] = []
+    waiting = list(reversed(messages))
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.01)
+        return waiting.pop() if waiting else {"type": "http.disconnect"}
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": AUDIO, "raw_path": AUDIO.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", FORM.encode())], "http_version": "1.1", "scheme": "http", "state": {},
+        "asgi": {"version": "3.0", "spec_version": "2.4"}, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+    }  # fmt: skip
+    await app(scope, receive, keep)
+    return sent
+
+
+# --- nothing is held
+
+
+class Sink:
+    """An HTTP server that notes when bytes come and keeps none of them."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.size = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        wanted = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        while self.size < wanted and (data := await reader.read(65536)):
+            self.size += len(data)
+            self.first.set()
+        body = orjson.dumps(OK)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        await writer.drain()
+        writer.close()
+
+
+async def upload(build: Build, chunks: int, size: int, before_last: Any = None) -> Sink:
+    """Send a form in chunks; `before_last` is awaited before the last one goes out."""
+    sink = Sink()
+    server = await asyncio.start_server(sink.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    app = build({"model_list": [{"model_name": "gpt-4o", "litellm_params": {"model": "openai/w", "api_base": url}}]})
+    start, end = MODEL + part("file", b"", more='; filename="a"')[:-2], b"\r\n" + END
+    total = len(start) + chunks * size + len(end)
+    left, sent = chunks + 2, []
+
+    async def receive() -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            await asyncio.Event().wait()
+        if left == 0 and before_last is not None:
+            await before_last(sink)
+        await asyncio.sleep(0)
+        body = start if left == chunks + 1 else end if left == 0 else bytes(size)
+        return {"type": "http.request", "body": body, "more_body": left > 0}
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": AUDIO, "raw_path": AUDIO.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", FORM.encode()), (b"content-length", b"%d" % total)], "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.4"}, "scheme": "http", "state": {},
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+    }  # fmt: skip
+    await app(scope, receive, keep)
+    server.close()
+    assert sent[0]["status"] == 200
+    assert sink.size == total - len("gpt-4o") + len("w")
+    return sink
+
+
+async def test_the_provider_has_the_first_bytes_before_the_client_has_sent_the_last(build: Build) -> None:
+    async def wait(sink: Sink) -> None:
+        async with asyncio.timeout(5):
+            await sink.first.wait()
+
+    await upload(build, 4, 65536, before_last=wait)
+
+
+@pytest.mark.slow
+async def test_a_large_upload_needs_little_memory(build: Build) -> None:
+    await upload(build, 2, 65536)
+    tracemalloc.start()
+    try:
+        await upload(build, 800, 65536)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
