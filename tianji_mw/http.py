@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
 import httpx
 
-from tianji_mw.errors import UpstreamError
+from tianji_mw.errors import UpstreamError, UpstreamMalformed
 
 #: Largest answer that an integration reads.
 MAX_BYTES: Final = 16 << 20
@@ -30,22 +30,61 @@ def client(
     connect_s: float = 3.0,
     headers: Mapping[str, str] | None = None,
     guard: bool = False,
+    max_bytes: int = MAX_BYTES,
     **options: Any,
 ) -> httpx.AsyncClient:
-    """An httpx client with all four deadlines set, without redirects; `guard` refuses private and link-local hosts."""
-    timeout = httpx.Timeout(timeout_s, connect=connect_s, pool=timeout_s)
-    hooks = {"request": [_refuse_private]} if guard else {}
+    """An httpx client with all four deadlines set, bounded answers and no redirects.
+
+    `guard` refuses hosts in private networks, and connects to the very address that was judged.
+    """
     return httpx.AsyncClient(
-        timeout=timeout, headers=dict(headers or {}), follow_redirects=False, event_hooks=hooks, **options
+        timeout=httpx.Timeout(timeout_s, connect=connect_s, pool=timeout_s),
+        headers=dict(headers or {}),
+        follow_redirects=False,
+        transport=_Bounded(guard=guard, max_bytes=max_bytes),
+        **options,
     )
 
 
-async def _refuse_private(request: httpx.Request) -> None:
-    await check_public(str(request.url))
+class _Bounded(httpx.AsyncHTTPTransport):
+    """Counts what an answer holds; with `guard`, pins the connection to a checked address (no DNS rebinding)."""
+
+    def __init__(self, *, guard: bool, max_bytes: int) -> None:
+        super().__init__()
+        self._guard = guard
+        self._max_bytes = max_bytes
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._guard:
+            host = request.url.host
+            address = await check_public(str(request.url))
+            # The name stays in the Host header and in the certificate check.
+            request.extensions = {**request.extensions, "sni_hostname": host}
+            request.url = request.url.copy_with(host=address)
+        response = await super().handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Counted(response.stream, self._max_bytes)
+        return response
 
 
-async def check_public(url: str) -> None:
-    """Raise ForbiddenHost unless every address of the URL's host is public (no SSRF into the pod's network)."""
+class _Counted(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream, max_bytes: int) -> None:
+        self._stream = stream
+        self._left = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            self._left -= len(part)
+            if self._left < 0:
+                raise UpstreamMalformed("An integration's answer is larger than its limit.")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def check_public(url: str) -> str:
+    """An address of the URL's host. Raises ForbiddenHost unless all are public: no SSRF into the pod's network."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ForbiddenHost("Only http and https addresses with a host are allowed.")
@@ -53,8 +92,10 @@ async def check_public(url: str) -> None:
         found = await anyio.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ForbiddenHost(f"The host '{parts.hostname}' cannot be resolved.") from error
-    if not all_public(str(address[0]) for *_, address in found):
+    addresses = [str(address[0]) for *_, address in found]
+    if not all_public(addresses):
         raise ForbiddenHost(f"The host '{parts.hostname}' is inside a private network.")
+    return addresses[0]
 
 
 def all_public(addresses: Iterable[str]) -> bool:

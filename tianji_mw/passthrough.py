@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import orjson
 
@@ -282,7 +282,8 @@ def _path(scope: Scope) -> str:
     path, root = scope["path"], scope.get("root_path", "")
     found = _SEGMENTS.fullmatch(path.removeprefix(root) if root else path)
     parts = found[1].rstrip("/").split("/") if found else []
-    if not parts or any(part in ("", ".", "..") for part in parts):
+    # Some servers decode more than once; nobody's id is a step upwards.
+    if not parts or any(unquote(unquote(part)) in ("", ".", "..") for part in parts):
         raise InvalidRequest("This path cannot be passed on.")
     return "/".join(quote(part, safe="") for part in parts)
 

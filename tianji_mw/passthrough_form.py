@@ -17,6 +17,7 @@ from tianji_mw.errors import InvalidRequest
 
 #: Longest head of one part.
 _MAX_HEAD: Final = 8 << 10
+_FOLD: Final = re.compile(rb"\r\n[ \t]+")
 _NAME: Final = re.compile(rb';\s*name\*?\s*=\s*("(?:[^"\\\r\n]|\\.)*"|[^;\s]+)', re.IGNORECASE)
 
 
@@ -27,7 +28,7 @@ class Form:
     >>> body = b'--b\\r\\nContent-Disposition: form-data; name="model"\\r\\n\\r\\nwhisper-1\\r\\n--b--'
     >>> form.feed(body)
     >>> form.span, body[slice(*form.span)]
-    ((55, 64), b'whisper-1')
+    ((53, 62), b'whisper-1')
     """
 
     __slots__ = ("_buffer", "_late", "_mark", "_model_at", "_offset", "span")
@@ -83,9 +84,10 @@ class Form:
 
 def _names_model(head: bytes) -> bool:
     """Whether a part is the field `model`, as generously as any parser might read its name."""
-    for line in head.split(b"\r\n"):
-        if line[:20].lower().replace(b" ", b"").startswith(b"content-disposition:"):
-            for found in _NAME.findall(line):
+    for line in _FOLD.sub(b" ", head).split(b"\r\n"):
+        field, _, value = line.partition(b":")
+        if field.strip().lower() == b"content-disposition":
+            for found in _NAME.findall(value):
                 name = unquote(found.strip(b'"').replace(b"\\", b"").decode("utf-8", "replace"))
                 if name.rpartition("'")[2].strip().lower() == "model":
                     return True

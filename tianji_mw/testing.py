@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -199,10 +199,10 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
     headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in rest if item)}
     if headers.get("transfer-encoding") == "chunked":
         body = b""
-        while size := int((await reader.readline()).partition(b";")[0], 16):
+        while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
             body += await reader.readexactly(size)
-            await reader.readline()
-        await reader.readline()
+            await reader.readuntil(b"\r\n")
+        await reader.readuntil(b"\r\n")
     else:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Received(method, path, headers, body)
@@ -303,7 +303,16 @@ async def drive(
         await asyncio.sleep(0)
 
     pairs = {"content-type": "application/json", "content-length": str(sum(map(len, parts))), **(headers or {})}
-    full = {
+    try:
+        await app({**_scope(method, path, pairs), **(scope or {})}, receive, send)
+    except Exception as error:  # noqa: BLE001 - kept for the test to look at
+        driven.error = error
+    left.set()
+    return driven
+
+
+def _scope(method: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
@@ -313,15 +322,8 @@ async def drive(
         "raw_path": path.encode("latin-1", "replace"),
         "query_string": b"",
         "root_path": "",
-        "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in pairs.items()],
+        "headers": [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
         "client": ("127.0.0.1", 12345),
         "server": ("127.0.0.1", 80),
         "state": {},
-        **(scope or {}),
     }
-    try:
-        await app(full, receive, send)
-    except Exception as error:  # noqa: BLE001 - kept for the test to look at
-        driven.error = error
-    left.set()
-    return driven

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -95,8 +96,6 @@ class Witness:
             await self._pass({"type": "http.response.body", "body": b"", "more_body": False})
         elif self.open:
             await self._end(UpstreamTruncated("The answer broke off before its end."))
-        if not call.timings.end:
-            call.timings.end = call.runtime.clock()
 
     async def _end(self, error: BaseException | None) -> None:
         call = self._call
@@ -115,27 +114,28 @@ class Witness:
 async def shielded(work: Coroutine[Any, Any, None]) -> None:
     """Run to the end whatever is cancelled meanwhile: a task of its own, since `Task.cancel` knows no shield."""
     task = asyncio.ensure_future(work)
-    interrupted: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError as error:
-                interrupted = error
-    task.result()
-    if interrupted is not None:
-        raise interrupted
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):  # a scope that was cancelled asks again at every turn of the loop
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((task,))
+        raise
 
 
 async def conclude(call: Call, witness: Witness) -> None:
     """End the answer where it has no end yet, then run every `on_end`, innermost first, each under its deadline."""
     deadline = END_DEADLINE_S
     try:
-        async with asyncio.timeout(deadline):
-            await witness.finish()
+        if witness.open:
+            async with asyncio.timeout(deadline):
+                await witness.finish()
     except Exception:  # the finaliser: nobody is left to answer, and the layers must hear of the end
         call.runtime.count("finish_failures", call.api.name)
         log.exception("call %s: its answer could not be ended", call.id)
+    if not call.timings.end:
+        call.timings.end = call.runtime.clock()
     call.settle()
     for layer in reversed(call.enders):
         name = type(layer).__name__

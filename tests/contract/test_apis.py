@@ -51,7 +51,7 @@ every = pytest.mark.parametrize("api", ALL, ids=lambda api: api.name)
 
 
 @every
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(JSONS, EVENTS)
 def test_reading_an_answer_is_total(api: Api, data: Any, event: str) -> None:
     before = copy.deepcopy(data)
@@ -67,7 +67,7 @@ def test_reading_an_answer_is_total(api: Api, data: Any, event: str) -> None:
 
 
 @every
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(OBJECTS)
 def test_a_request_is_refused_or_readable(api: Api, request: dict[str, Any]) -> None:
     before = copy.deepcopy(request)
@@ -86,7 +86,7 @@ def test_a_request_is_refused_or_readable(api: Api, request: dict[str, Any]) -> 
 
 
 @every
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(OBJECTS)
 def test_splitting_an_answer_is_total_and_gives_a_stream_that_ends(api: Api, answer: dict[str, Any]) -> None:
     try:
@@ -158,7 +158,7 @@ def test_apis_are_stateless(api: Api) -> None:
 
 
 @every
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_of_an_event_are_judged(api: Api, raw: bytes) -> None:
     name, payload = sse.parse(raw)

@@ -114,7 +114,7 @@ BODIES = st.one_of(st.binary(max_size=50), JSONS.map(orjson.dumps))
 
 
 @pytest.mark.parametrize("name", [*CODED, "groq", "deepseek"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(BODIES, st.sampled_from([400, 401, 404, 413, 422, 429, 500, 502, 503, 529]))
 def test_reading_an_error_is_total(name: str, body: bytes, status: int) -> None:
     error = made(name).error(status, {"retry-after": "3", "set-cookie": "x"}, body)

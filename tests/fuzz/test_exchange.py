@@ -72,7 +72,7 @@ def run(name: str, body: Any, upstream: Scripted, guard: bool) -> tuple[Driven, 
 
 
 #: `TIANJI_FUZZ=5000` for a long run.
-EXAMPLES = int(os.environ.get("TIANJI_FUZZ", "80"))
+EXAMPLES = int(os.environ.get("TIANJI_FUZZ", "50"))
 NAMES = st.sampled_from(sorted(WIRES))
 STATUSES = st.sampled_from([200, 200, 200, 201, 204, 304, 400, 429, 500, 599])
 TYPES = st.sampled_from(["text/event-stream", "application/json", "text/html", "", "application/x-ndjson"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +21,10 @@ pytestmark = pytest.mark.slow
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
 KEY = {"authorization": "Bearer sk-example"}
-ANSWER = {"id": "1", "choices": [{"index": 0, "message": {"role": "assistant", "content": "LOUD"}, "finish_reason": "stop"}]}
+ANSWER = {
+    "id": "1",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "LOUD"}, "finish_reason": "stop"}],
+}
 
 
 def served(name: str) -> list[str]:
@@ -37,47 +42,54 @@ def served(name: str) -> list[str]:
 def test_an_app_with_two_middlewares(name: str, tmp_path: Path) -> None:
     port = free_port()
     tool, *args = (part.format(app=f"examples.{name}:app", port=port) for part in served(name))
-    with server([sys.executable, "-m", tool, *args], tmp_path, port=port) as running:
-        with httpx.Client(base_url=running.url, timeout=20) as client:
-            assert client.post("/v1/chat/completions", json=CHAT).status_code == 401
-            answer = client.post("/v1/chat/completions", json=CHAT, headers=KEY)
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["choices"][0]["message"]["content"].startswith("Hello")
-            secret = {"model": "demo", "messages": [{"role": "user", "content": "what is Bluebird?"}]}
-            blocked = client.post("/v1/chat/completions", json=secret, headers=KEY)
-            assert (blocked.status_code, blocked.json()["error"]["code"]) == (400, "content_policy_violation")
-            if name == "fastapi_two_middlewares":
-                streamed = client.post("/v1/chat/completions", json={**CHAT, "stream": True}, headers=KEY)
-                assert streamed.text.endswith("data: [DONE]\n\n")
+    command = [sys.executable, "-m", tool, *args]
+    with server(command, tmp_path, port=port) as running, httpx.Client(base_url=running.url, timeout=20) as client:
+        assert client.post("/v1/chat/completions", json=CHAT).status_code == 401
+        answer = client.post("/v1/chat/completions", json=CHAT, headers=KEY)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"][0]["message"]["content"].startswith("Hello")
+        secret = {"model": "demo", "messages": [{"role": "user", "content": "what is Bluebird?"}]}
+        blocked = client.post("/v1/chat/completions", json=secret, headers=KEY)
+        assert (blocked.status_code, blocked.json()["error"]["code"]) == (400, "content_policy_violation")
+        if name == "fastapi_two_middlewares":
+            streamed = client.post("/v1/chat/completions", json={**CHAT, "stream": True}, headers=KEY)
+            assert streamed.text.endswith("data: [DONE]\n\n")
 
 
 def test_the_mounted_gateway(tmp_path: Path) -> None:
     port = free_port()
     tool, *args = (part.format(app="examples.mounted_gateway:app", port=port) for part in served("mounted_gateway"))
-    with server([sys.executable, "-m", tool, *args], tmp_path, port=port) as running:
-        with httpx.Client(base_url=running.url, timeout=20) as client:
-            assert client.get("/").json() == {"models": "/llm/v1/models"}
-            assert client.post("/llm/v1/chat/completions", json=CHAT).status_code == 401
-            answer = client.post("/llm/v1/chat/completions", json=CHAT, headers=KEY)
-            assert answer.json()["choices"][0]["message"]["content"] == "Hello"
-            assert "demo" in [m["id"] for m in client.get("/llm/v1/models", headers=KEY).json()["data"]]
+    command = [sys.executable, "-m", tool, *args]
+    with server(command, tmp_path, port=port) as running, httpx.Client(base_url=running.url, timeout=20) as client:
+        assert client.get("/").json() == {"models": "/llm/v1/models"}
+        assert client.post("/llm/v1/chat/completions", json=CHAT).status_code == 401
+        answer = client.post("/llm/v1/chat/completions", json=CHAT, headers=KEY)
+        assert answer.json()["choices"][0]["message"]["content"] == "Hello"
+        assert "demo" in [m["id"] for m in client.get("/llm/v1/models", headers=KEY).json()["data"]]
 
 
 def test_the_sdk_in_process() -> None:
     command = [sys.executable, "-m", "examples.in_process_sdk"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=60, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=60, check=False
+    )
     assert (result.returncode, result.stdout) == (0, "Hello\n"), result.stderr
 
 
 def test_the_example_config_serves(tmp_path: Path) -> None:
     with sidecar(tmp_path, (ROOT / "examples/config.yaml").read_text()) as running:
-        answer = httpx.post(running.url + "/v1/chat/completions", json=CHAT, headers={"authorization": "Bearer sk-team-a"})
+        answer = httpx.post(
+            running.url + "/v1/chat/completions", json=CHAT, headers={"authorization": "Bearer sk-team-a"}
+        )
         assert answer.status_code == 200
         other = {**CHAT, "model": "gpt-4o"}
-        assert httpx.post(running.url + "/v1/chat/completions", json=other, headers={"x-api-key": "sk-team-a"}).status_code == 403
+        assert (
+            httpx.post(running.url + "/v1/chat/completions", json=other, headers={"x-api-key": "sk-team-a"}).status_code
+            == 403
+        )
 
 
-async def test_a_provider_outside_the_package(tmp_path: Path) -> None:
+async def test_a_provider_outside_the_package(tmp_path: Path, serve: Callable[[Any], Awaitable[Any]]) -> None:
     async with FakeLLM(lambda request: Reply.json(ANSWER)) as llm:
         config = tmp_path / "c.yaml"
         config.write_text(
@@ -85,10 +97,10 @@ async def test_a_provider_outside_the_package(tmp_path: Path) -> None:
             f"      {{model: small-1, api_base: '{llm.url}', api_key: shout-key,\n"
             "       custom_llm_provider: 'examples.plugins.shouting_provider:Shouting'}\n"
         )
-        stack = Stack.from_config(config, env={})
-        answer = await drive(stack.app, {**CHAT, "model": "loud"})
+        app = await serve(Stack.from_config(config, env={}).app)
+        answer = await drive(app, {**CHAT, "model": "loud"})
         assert answer.json["choices"][0]["message"]["content"] == "LOUD"
-        bridged = await drive(stack.app, {**CHAT, "model": "loud", "max_tokens": 9}, path="/v1/messages")
+        bridged = await drive(app, {**CHAT, "model": "loud", "max_tokens": 9}, path="/v1/messages")
         assert bridged.json["content"][0]["text"] == "LOUD"
     assert [request.path for request in llm.requests] == ["/generate", "/generate"]
     assert llm.requests[0].headers["x-shout-key"] == "shout-key"

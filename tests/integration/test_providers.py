@@ -15,8 +15,9 @@ from tianji_mw.testing import FakeLLM, Reply, drive
 
 USAGE = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 MESSAGE: dict[str, Any] = {
-    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn", "stop_sequence": None,
-    "content": [{"type": "text", "text": "Hello you"}], "usage": {"input_tokens": 3, "output_tokens": 2},
+    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn",
+    "stop_sequence": None, "content": [{"type": "text", "text": "Hello you"}],
+    "usage": {"input_tokens": 3, "output_tokens": 2},
 }  # fmt: skip
 EMBEDDING = {
     "object": "list",
@@ -24,6 +25,8 @@ EMBEDDING = {
     "model": "e",
     "usage": {},
 }
+ASKED = {"model": "gpt-4o", "stream": True}
+COMPLETION = {"choices": [{"text": "Hello", "index": 0, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}
 RESPONSE = {"id": "resp_1", "object": "response", "status": "completed", "model": "m", "output": [], "usage": None}
 
 
@@ -208,8 +211,8 @@ async def test_reasoning_models_get_the_newer_limit(ask: Asker, llm: FakeLLM, mo
 async def test_a_users_provider(build: Build, llm: FakeLLM) -> None:
     llm.replies = [Reply.json(ANSWER)]
     entry = {
-        "base_url": f"{llm.url}/api", "api_key_env": "OWN_KEY", "headers": {"x-sub": "{api_key}"}, "chat_path": "generate",
-        "param_mappings": {"max_completion_tokens": "max_tokens"}, "drop_params": ["seed"],
+        "base_url": f"{llm.url}/api", "api_key_env": "OWN_KEY", "headers": {"x-sub": "{api_key}"},
+        "chat_path": "generate", "param_mappings": {"max_completion_tokens": "max_tokens"}, "drop_params": ["seed"],
     }  # fmt: skip
     mapping = {
         "model_list": [{"model_name": "m", "litellm_params": {"model": "own/big-1"}}],
@@ -372,22 +375,23 @@ async def test_native_errors_pass_byte_for_byte(ask: Asker, llm: FakeLLM, status
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "code"),
+    ("status", "native", "message", "kind", "code"),
     [
-        (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 9"}}, "invalid_request_error", "context_length_exceeded"),
-        (401, {"type": "error", "error": {"type": "authentication_error", "message": "no"}}, "authentication_error", "invalid_api_key"),
-        (429, {"type": "error", "error": {"type": "rate_limit_error", "message": "no"}}, "rate_limit_error", "rate_limit_exceeded"),
-        (529, {"type": "error", "error": {"type": "overloaded_error", "message": "no"}}, "api_error", None),
+        (400, "invalid_request_error", "prompt is too long: 9", "invalid_request_error", "context_length_exceeded"),
+        (401, "authentication_error", "no", "authentication_error", "invalid_api_key"),
+        (429, "rate_limit_error", "no", "rate_limit_error", "rate_limit_exceeded"),
+        (529, "overloaded_error", "no", "api_error", None),
     ],
-)  # fmt: skip
+)
 async def test_errors_across_a_bridge(
-    ask: Asker, llm: FakeLLM, status: int, body: Any, kind: str, code: str | None
+    ask: Asker, llm: FakeLLM, status: int, native: str, message: str, kind: str, code: str | None
 ) -> None:
-    llm.replies = [Reply.json(body, status=status)]
-    llm.replies[0].headers["retry-after"] = "3"
+    body = {"type": "error", "error": {"type": native, "message": message}}
+    head = {"content-type": "application/json", "retry-after": "3"}
+    llm.replies = [Reply(status=status, headers=head, parts=[orjson.dumps(body)])]
     driven = await ask(CHAT, model="anthropic/claude")
     assert (driven.status, error(driven)["type"], error(driven)["code"]) == (status, kind, code)
-    assert error(driven)["message"] == body["error"]["message"]
+    assert error(driven)["message"] == message
     assert driven.headers["retry-after"] == "3"
 
 
@@ -597,10 +601,15 @@ async def test_an_error_in_the_middle_of_a_stream(ask: Asker, llm: FakeLLM) -> N
     ("path", "body", "answer", "contains"),
     [
         ("/v1/chat/completions", STREAM, ANSWER, [b"Hello you", b'"finish_reason":"stop"', b"[DONE]"]),
-        ("/v1/completions", {"model": "gpt-4o", "prompt": "x", "stream": True}, {"choices": [{"text": "Hello", "index": 0, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}, [b"Hello", b"[DONE]"]),
-        ("/v1/responses", {"model": "gpt-4o", "input": "x", "stream": True}, RESPONSE, [b"event: response.created", b"event: response.completed"]),
+        ("/v1/completions", {**ASKED, "prompt": "x"}, COMPLETION, [b"Hello", b"[DONE]"]),
+        (
+            "/v1/responses",
+            {**ASKED, "input": "x"},
+            RESPONSE,
+            [b"event: response.created", b"event: response.completed"],
+        ),
     ],
-)  # fmt: skip
+)
 async def test_a_plain_answer_as_a_stream(
     ask: Asker, llm: FakeLLM, path: str, body: Any, answer: Any, contains: list[bytes]
 ) -> None:
@@ -653,7 +662,7 @@ class Ledger(LLMMiddleware):
 async def test_usage_is_asked_for_and_taken_out_again(build: Build, llm: FakeLLM, options: Any) -> None:
     start = stream_of("Hi")[:-1]
     llm.replies = [Reply.events(*start, USAGE, DONE)]
-    ledger = build(config(llm, around=Ledger))
+    ledger = build(config(llm), around=Ledger)
     body = STREAM if options is None else {**STREAM, "stream_options": options}
     driven = await drive(ledger, body)
     assert driven.body == b"".join([*start, DONE])
@@ -665,13 +674,13 @@ async def test_usage_is_asked_for_and_taken_out_again(build: Build, llm: FakeLLM
 async def test_usage_that_the_client_asked_for_stays(build: Build, llm: FakeLLM) -> None:
     parts = [*stream_of("Hi")[:-1], USAGE, DONE]
     llm.replies = [Reply.events(*parts)]
-    driven = await drive(build(config(llm, around=Ledger)), {**STREAM, "stream_options": {"include_usage": True}})
+    driven = await drive(build(config(llm), around=Ledger), {**STREAM, "stream_options": {"include_usage": True}})
     assert driven.body == b"".join(parts)
 
 
 async def test_usage_across_a_bridge_is_taken_out_again(build: Build, llm: FakeLLM) -> None:
     llm.replies = [Reply.json(MESSAGE), Reply.events(*anthropic_stream())]
-    ledger = build(config(llm, model="anthropic/claude", around=Ledger))
+    ledger = build(config(llm, model="anthropic/claude"), around=Ledger)
     for _ in range(2):
         driven = await drive(ledger, STREAM)
         assert driven.body.endswith(DONE)
@@ -687,7 +696,7 @@ def anthropic_stream() -> list[bytes]:
 
 async def test_plain_answers_are_not_asked_for_usage(build: Build, llm: FakeLLM) -> None:
     llm.replies = [Reply.json(ANSWER)]
-    ledger = build(config(llm, around=Ledger))
+    ledger = build(config(llm), around=Ledger)
     await drive(ledger, CHAT)
     assert "stream_options" not in llm.requests[0].json
     assert ledger.tokens == [(3, 2, "provider")]

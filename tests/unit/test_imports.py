@@ -13,9 +13,29 @@ import tianji_mw
 
 ROOT = Path(tianji_mw.__file__).resolve().parents[1]
 VENDORS = {
-    "openai", "anthropic", "boto3", "botocore", "google", "azure", "hvac", "redis", "fastapi", "litestar", "django", "quart",
-    "litellm", "langchain", "uvicorn", "typer", "rich", "aiohttp", "httpx", "httpx2", "yaml", "prometheus_client",
-}  # fmt: skip
+    "openai",
+    "anthropic",
+    "boto3",
+    "botocore",
+    "google",
+    "azure",
+    "hvac",
+    "redis",
+    "fastapi",
+    "litestar",
+    "django",
+    "quart",
+    "litellm",
+    "langchain",
+    "uvicorn",
+    "typer",
+    "rich",
+    "aiohttp",
+    "httpx",
+    "httpx2",
+    "yaml",
+    "prometheus_client",
+}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -32,7 +52,9 @@ def test_one_middleware_loads_only_what_it_needs() -> None:
 
 
 def test_the_gateway_without_traffic_loads_no_http_client() -> None:
-    statement = "from tianji_mw import Gateway; from tianji_mw.routing.base import Deployments; Gateway(Deployments([]))"
+    statement = (
+        "from tianji_mw import Gateway; from tianji_mw.routing.base import Deployments; Gateway(Deployments([]))"
+    )
     assert not loaded_by(statement) & VENDORS
 
 

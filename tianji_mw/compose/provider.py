@@ -57,7 +57,7 @@ def provider_of(
         if not isinstance(params.mock_response, str):
             raise settings.error("only text can be mocked", *where, "mock_response")
         mock = plugins.find("providers", "mock", Provider)
-        return Found(mock(text=params.mock_response), params.model.partition("/")[2] or params.model, {})  # type: ignore[call-arg]
+        return Found(mock(says=params.mock_response), params.model.partition("/")[2] or params.model, {})  # type: ignore[call-arg]
     name, model = _split(settings, params.model, params.custom_llm_provider or "", params.api_base, specs, where)
     body = {key: value for key, value in params.extra.items() if key in BODY_FIELDS}
     extra = {key: value for key, value in params.extra.items() if key not in BODY_FIELDS}

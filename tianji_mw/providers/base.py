@@ -42,9 +42,7 @@ class Decoder(Protocol):
 class Provider(BaseModel):
     """Base of the providers. Subclasses name what they speak, and override what differs from OpenAI's conventions."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     #: Default address of the API, without a trailing slash.
     default_base: ClassVar[str] = ""

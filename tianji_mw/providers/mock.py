@@ -18,7 +18,7 @@ import orjson
 from pydantic import Field, field_validator
 
 from tianji_mw.apis.base import JSON
-from tianji_mw.apis.chat_completions import ChatCompletions
+from tianji_mw.apis.chat_completions import ChatCompletions, dicts
 from tianji_mw.errors import InvalidRequest, type_of_status
 from tianji_mw.providers.base import Provider
 from tianji_mw.upstream import Transport, UpstreamRequest, UpstreamResponse
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CREATED: Final = 1_700_000_000
 _DIMENSIONS: Final = 8
+_MAX_DIMENSIONS: Final = 4096
 #: Texts that stand for an error, as in LiteLLM: status and code.
 _ERRORS: Final[Mapping[str, tuple[int, str | None]]] = {
     "litellm.RateLimitError": (429, "rate_limit_exceeded"),
@@ -39,12 +40,12 @@ _ERRORS: Final[Mapping[str, tuple[int, str | None]]] = {
 class Mock(Provider):
     """`model: mock/echo`. The model's name is free; the fields say what it does.
 
-    >>> Mock(text="hello", latency_s=0.1)                  # doctest: +SKIP
+    >>> Mock(says="hello", latency_s=0.1)                  # doctest: +SKIP
     """
 
     name: str = "mock"
     #: What to say; empty echoes the last user message. `litellm.RateLimitError` and its like are errors.
-    text: str = ""
+    says: str = ""
     #: Pieces of a stream, one event each; empty cuts the text after each word.
     script: tuple[str, ...] = ()
     #: Seconds before the answer, and before each event of a stream.
@@ -76,7 +77,7 @@ def mocked(deployment: Deployment, said: JSON) -> Deployment:
     """The deployment with a mock in the place of its provider, for a request with `mock_response`."""
     if not isinstance(said, str):
         raise InvalidRequest("'mock_response' must be text.", param="mock_response")
-    return replace(deployment, provider=Mock(text=said))
+    return replace(deployment, provider=Mock(says=said))
 
 
 class MockTransport:
@@ -91,7 +92,7 @@ class MockTransport:
         mock = self._mock
         if mock.latency_s:
             await asyncio.sleep(mock.latency_s)
-        status, code = _ERRORS.get(mock.text, (mock.error_status, None))
+        status, code = _ERRORS.get(mock.says, (mock.error_status, None))
         if status:
             text = "The mock provider was told to fail."
             error = {"message": text, "type": type_of_status(status), "param": None, "code": code}
@@ -99,7 +100,7 @@ class MockTransport:
         body: dict[str, JSON] = orjson.loads(request.body) if isinstance(request.body, bytes) else {}
         kind = request.url.rsplit("/", 1)[-1]
         if kind == "completions":
-            answer = chat(body, mock.text, mock.script)
+            answer = chat(body, mock.says, mock.script)
             if body.get("stream") is True:
                 return MockResponse(_events(answer, body, mock.script), sse=True, pause_s=mock.chunk_latency_s)
         elif kind == "embeddings":
@@ -197,18 +198,18 @@ def _last_user(body: Mapping[str, JSON]) -> str:
 def _forced_tool(body: Mapping[str, JSON]) -> str:
     """The function a request insists on; the mock calls it without arguments."""
     choice = body.get("tool_choice")
-    names = [t["function"]["name"] for t in body.get("tools") or () if isinstance(t, dict) and "function" in t]
-    if choice == "required" and names:
-        return str(names[0])
-    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        return str(choice["function"].get("name", ""))
-    return ""
+    if choice == "required":
+        functions = [tool.get("function") for tool in dicts(body.get("tools"))]
+        return next((f["name"] for f in dicts(functions) if isinstance(f.get("name"), str)), "")
+    named = choice.get("function") if isinstance(choice, dict) else None
+    return str(named.get("name", "")) if isinstance(named, dict) else ""
 
 
 def _embeddings(body: Mapping[str, JSON]) -> dict[str, JSON]:
     given = body.get("input", "")
     items = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
-    size = body.get("dimensions") or _DIMENSIONS
+    asked = body.get("dimensions")
+    size = min(asked, _MAX_DIMENSIONS) if type(asked) is int and asked > 0 else _DIMENSIONS
     data = []
     for i, item in enumerate(items):
         digest = hashlib.shake_128(orjson.dumps(item)).digest(size * 2)

@@ -52,7 +52,7 @@ class Deployment:
             return self.model
         asked = self.aliases.get(asked, asked)
         match = pattern(self.model_name).fullmatch(asked)
-        parts = list(match.groups()) if match else [asked]
+        parts = list(match.groups() if match else ()) or [asked]
         return re.sub(r"\*", lambda _: parts.pop(0) if parts else "", self.model)
 
 

@@ -119,16 +119,16 @@ async def test_key_and_given_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "text"),
     [
-        {"client_secret": Secret(SECRET)},
-        {"azure_authority_host": "http://login.example/path"},
-        {"azure_authority_host": "ftp://login.example"},
-        {"api_base": ""},
+        ({"client_secret": Secret(SECRET)}, "needs 'tenant_id' and 'client_id'"),
+        ({"azure_authority_host": "http://login.example/path"}, "azure_authority_host"),
+        ({"azure_authority_host": "ftp://login.example"}, "azure_authority_host"),
+        ({"api_base": ""}, "azure needs 'api_base'"),
     ],
 )
-def test_wrong_settings(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+def test_wrong_settings(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
         azure(**fields)
 
 

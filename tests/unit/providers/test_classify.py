@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianji_mw.providers import classify
@@ -146,6 +146,7 @@ def test_errors_in_disguise(data: Any, error: bool) -> None:
     assert classify.is_error(data) is error
 
 
+@settings(deadline=None)
 @given(JSON, st.integers(100, 599))
 def test_any_json_has_a_code_and_a_status(data: Any, status: int) -> None:
     found = classify.of(data)
