@@ -63,7 +63,7 @@ class Gateway(LLMMiddleware):
     async def on_request(self, call: Call) -> None:
         if self._always_include_usage and call.stream and call.api.name == "chat_completions":
             options = call.request.get("stream_options")
-            if not (isinstance(options, dict) and options.get("include_usage")):
+            if options is None or (isinstance(options, dict) and not options.get("include_usage")):
                 call.edit()["stream_options"] = {**(options or {}), "include_usage": True}
 
     async def _terminal(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,7 @@
 """Audio, images, files, batches: bodies stream through to the deployment's provider, unread and un-buffered.
 
-Only what routing needs is looked at: the `model` of a JSON body, or of the first 64 KiB of a form. The answer comes
-back in the chunks in which it arrives.
+Only what routing needs is looked at: the `model` of a JSON body, or of a form, which is held back until it has named
+it. The answer comes back in the chunks in which it arrives.
 """
 
 from __future__ import annotations
@@ -79,9 +79,10 @@ class PassThrough:
         path = _path(scope)
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         self._query = dict(pairs)
-        asked = await self._model(receive)
-        if not asked and call.method == "POST" and path.partition("/")[0] in _OF_A_MODEL:
-            text = "The request names no model; in a form, 'model' must come before the file."
+        needs_model = call.method == "POST" and path.partition("/")[0] in _OF_A_MODEL
+        asked = await self._model(receive, needs_model=needs_model)
+        if not asked and needs_model:
+            text = "The request names no model; in a form with a very large file, 'model' must come before the file."
             raise InvalidRequest(text, param="model", code="missing_required_parameter")
         deployment = call.deployment = call.deployment or self._pick(asked)
         if "passthrough" not in deployment.provider.speaks:
@@ -121,7 +122,7 @@ class PassThrough:
 
     # --- which deployment
 
-    async def _model(self, receive: Receive) -> str:
+    async def _model(self, receive: Receive, *, needs_model: bool) -> str:
         """The model that the body or the query names; reads no more than that takes."""
         call = self._call
         if call.headers.get("content-encoding", "identity") != "identity":
@@ -132,7 +133,10 @@ class PassThrough:
             self._form = Form(content_type)
         try:
             async with asyncio.timeout(call.limits.receive_timeout_s):
-                await self._peek(receive, whole=kind == "application/json")
+                whole = kind == "application/json"
+                # Some clients send the file first. A model that must be known is waited for, within the body's limit.
+                patient = whole or (needs_model and "model" not in self._query)
+                await self._peek(receive, whole=whole, limit=call.limits.max_body_bytes if patient else _PEEK)
         except TimeoutError:
             seconds = call.limits.receive_timeout_s
             raise ReceiveTimeout(f"The request body did not arrive within {seconds:g} s.") from None
@@ -149,18 +153,21 @@ class PassThrough:
         except ValueError as error:
             raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
 
-    async def _peek(self, receive: Receive, *, whole: bool) -> None:
+    async def _peek(self, receive: Receive, *, whole: bool, limit: int) -> None:
         """The start of the body: all of it for JSON, of a form as much as it takes to find the model."""
-        limit = self._call.limits.max_body_bytes if whole else _PEEK
+        parts: list[bytes] = []
+        size = 0
         while self._more:
             body = await self._next(receive)
-            self._head += body
-            if whole and len(self._head) > limit:
+            parts.append(body)
+            size += len(body)
+            if whole and size > limit:
                 raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
             if self._form is not None and self._form.span is not None:
-                return
-            if not whole and (self._form is None or len(self._head) >= limit):
-                return
+                break
+            if not whole and (self._form is None or size >= limit):
+                break
+        self._head = b"".join(parts)
 
     async def _next(self, receive: Receive) -> bytes:
         message = await receive()

@@ -8,16 +8,21 @@ move a request that carries a key to another host.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import re
+import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from tianji_mw import redact
-from tianji_mw.errors import UpstreamMalformed, UpstreamTimeout, UpstreamTruncated, UpstreamUnreachable
+from tianji_mw.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamTruncated, UpstreamUnreachable
+
+log = logging.getLogger("tianji_mw.upstream")
 
 RawHeaders = Sequence[tuple[str, str]]
 
@@ -127,7 +132,7 @@ class AiohttpTransport:
         session = self._session or self._open()
         limits = request.deadlines
         timeout = aiohttp.ClientTimeout(total=None, connect=limits.connect_s, sock_connect=None, sock_read=None)
-        where = redact.url(request.url)
+        where = redact.url(request.url)  # for the operator's log alone: a client learns no address
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(_sooner(limits.first_byte_s, limits.total_s)):
@@ -142,20 +147,22 @@ class AiohttpTransport:
                     proxy=self._proxy(request.url) if self._proxies else None,
                 )
         except aiohttp.ConnectionTimeoutError:
-            raise UpstreamTimeout(f"No connection to {where} within {limits.connect_s:g} s.") from None
+            raise _fault(UpstreamTimeout, where, f"took no connection within {limits.connect_s:g} s") from None
         except TimeoutError:
             seconds = _sooner(limits.first_byte_s, limits.total_s) or 0.0
             which = "total" if seconds == limits.total_s else "first-byte"
-            raise UpstreamTimeout(f"{where} sent no answer within {seconds:g} s ({which} limit).") from None
+            raise _fault(UpstreamTimeout, where, f"sent no answer within {seconds:g} s ({which} limit)") from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            raise UpstreamUnreachable(f"{where} is no address that a request can be sent to.") from None
+            raise _fault(UpstreamUnreachable, where, "has an address that no request can be sent to") from None
         except aiohttp.ClientResponseError as error:
             # The text of this error quotes the upstream's bytes, which may echo a key.
-            raise UpstreamMalformed(f"{where} sent an answer that is not HTTP ({type(error).__name__}).") from None
+            raise _fault(
+                UpstreamMalformed, where, f"sent an answer that is not HTTP ({type(error).__name__})"
+            ) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamUnreachable(f"{where} is not reachable: {_reason(error)}.") from None
+            raise _fault(UpstreamUnreachable, where, f"is not reachable ({_reason(error)})") from None
         except ValueError:
-            raise UpstreamUnreachable(f"The request to {where} cannot be sent: a header holds a line end.") from None
+            raise _fault(UpstreamUnreachable, where, "cannot be asked: a header holds a line end") from None
         return _AiohttpResponse(response, limits, where, began)
 
     def _proxy(self, url: str) -> str | None:
@@ -200,10 +207,10 @@ class _AiohttpResponse:
                     data = await content.readany()
         except TimeoutError:
             self.close()
-            raise UpstreamTimeout(f"{self._where} {self._lateness()}.") from None
+            raise _fault(UpstreamTimeout, self._where, self._lateness()) from None
         except (aiohttp.ClientError, OSError) as error:
             self.close()
-            raise UpstreamTruncated(f"{self._where} broke off in the middle of its answer: {_reason(error)}.") from None
+            raise _fault(UpstreamTruncated, self._where, f"broke off in its answer ({_reason(error)})") from None
         if not data:
             self._ended = True
         return data
@@ -226,7 +233,7 @@ class _AiohttpResponse:
             size += len(data)
             if size > limit:
                 self.close()
-                raise UpstreamMalformed(f"{self._where} sent an answer larger than {limit} bytes.")
+                raise _fault(UpstreamMalformed, self._where, f"sent an answer larger than {limit} bytes")
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -240,9 +247,20 @@ def _sooner(a: float | None, b: float | None) -> float | None:
     return b if a is None else a if b is None else min(a, b)
 
 
+E = TypeVar("E", bound=UpstreamError)
+
+
+def _fault(kind: type[E], where: str, what: str) -> E:
+    """The error for clients, without the address; the log gets it with the address."""
+    log.warning("%s %s", where, what)
+    return kind(f"The provider {what}.")
+
+
 def _reason(error: BaseException) -> str:
-    """What went wrong, in words of ours or of the operating system: other texts may quote what the upstream sent."""
+    """What went wrong, in words of ours or of the operating system: other texts quote addresses, or what was sent."""
     for found in (error, error.__cause__):
-        if isinstance(found, OSError) and found.strerror:
+        if isinstance(found, socket.gaierror):
             return f"{type(error).__name__}: {found.strerror}"
+        if isinstance(found, OSError) and found.errno:
+            return f"{type(error).__name__}: {os.strerror(found.errno)}"
     return type(error).__name__

@@ -81,7 +81,16 @@ async def test_a_small_file_may_come_first(llm: FakeLLM, app: Any) -> None:
     assert RENAMED in llm.requests[0].body
 
 
-async def test_a_large_file_may_not(llm: FakeLLM, app: Any) -> None:
+async def test_a_large_file_may_come_first_too(llm: FakeLLM, app: Any) -> None:
+    """Some clients write the file first; the form is then held until it names its model."""
+    llm.replies = [Reply.json(OK)]
+    chunks = [file_part(b"s" * 200_000)[i : i + 16384] for i in range(0, 200_100, 16384)]
+    assert (await send(app, *chunks, MODEL + END)).status == 200
+    assert llm.requests[0].body == b"".join(chunks) + RENAMED + END
+
+
+async def test_a_file_above_the_limit_may_not(llm: FakeLLM, build: Build) -> None:
+    app = build(config(llm) | {"general_settings": {"max_request_size_mb": 0.1}})
     chunks = [file_part(b"s" * 200_000)[i : i + 16384] for i in range(0, 200_100, 16384)]
     driven = await send(app, *chunks, MODEL + END)
     assert (driven.status, llm.requests) == (400, [])

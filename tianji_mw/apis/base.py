@@ -106,6 +106,10 @@ class Api:
         """Every text a person or tool wrote in the request, with its place, for guardrails."""
         yield from ()
 
+    def unreadable(self, request: Mapping[str, JSON]) -> str:
+        """The field that holds content which no guard of text can read (token ids); empty where there is none."""
+        return ""
+
     # --- answers
 
     def see(self, data: JSON, event: str) -> Seen:

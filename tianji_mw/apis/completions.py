@@ -32,6 +32,7 @@ class Completions(Api):
         "/completions",
     )
     required: ClassVar[tuple[str, ...]] = ("prompt",)
+    done: ClassVar[bytes] = b"data: [DONE]\n\n"
 
     def validate(self, request: Mapping[str, JSON]) -> None:
         super().validate(request)
@@ -39,6 +40,9 @@ class Completions(Api):
         if isinstance(prompt, str) or (isinstance(prompt, list) and (_all(prompt, str) or has_tokens(prompt))):
             return
         raise InvalidRequest("'prompt' must be a string, a list of strings, or token ids.", param="prompt")
+
+    def unreadable(self, request: Mapping[str, JSON]) -> str:
+        return "prompt" if has_tokens(request.get("prompt")) else ""
 
     def texts(self, request: Mapping[str, JSON]) -> Iterator[Part]:
         yield from strings(request.get("prompt"), ("prompt",))
@@ -80,7 +84,7 @@ class Completions(Api):
         chunks: list[JSON] = [{"choices": [choice]} for choice in dicts(answer.get("choices"))]
         if isinstance(answer.get("usage"), dict):
             chunks.append({"choices": [], "usage": answer["usage"]})
-        return [*(sse.encode(orjson.dumps({**head, **chunk})) for chunk in chunks), b"data: [DONE]\n\n"]
+        return [*(sse.encode(orjson.dumps({**head, **chunk})) for chunk in chunks), self.done]
 
 
 def strings(value: JSON, path: tuple[str | int, ...], role: str = "user") -> Iterator[Part]:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from tianji_mw.apis.base import JSON, NOTHING, Api, Part, Seen, Usage, content_parts
 from tianji_mw.apis.chat_completions import usage_of
+from tianji_mw.apis.completions import has_tokens
 from tianji_mw.errors import InvalidRequest
 
 
@@ -29,6 +30,9 @@ class Embeddings(Api):
         super().validate(request)
         if not isinstance(request["input"], str | list):
             raise InvalidRequest("'input' must be a string, a list of strings, or token ids.", param="input")
+
+    def unreadable(self, request: Mapping[str, JSON]) -> str:
+        return "input" if has_tokens(request.get("input")) else ""
 
     def texts(self, request: Mapping[str, JSON]) -> Iterator[Part]:
         yield from content_parts(request.get("input"), ("input",), "user")

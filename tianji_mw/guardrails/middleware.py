@@ -54,6 +54,9 @@ class Guardrails(LLMMiddleware):
                 stack.push_async_callback(check.aclose)
 
     async def on_request(self, call: Call) -> None:
+        if self._input and (field := call.api.unreadable(call.request)):
+            call.runtime.count("unscannable_requests", call.api.name)
+            raise Blocked(f"'{field}' holds token ids, which the guardrails cannot read; send text.")
         for part in call.api.texts(call.request):
             await self._judge(part.text, "input", call)
 

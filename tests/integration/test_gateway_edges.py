@@ -1,0 +1,76 @@
+"""Corners of the gateway that several concerns share, through a whole stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from examples.plugins.no_codename import NoCodename
+from tests.unit.providers.served import Build, config, stacks
+from tianji_mw import Authentication, Guardrails
+from tianji_mw.testing import FakeLLM, Reply, drive
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
+CHUNK = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
+STOP = b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.fixture
+async def build() -> Any:
+    async with stacks() as found:
+        yield found
+
+
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]]])
+async def test_token_ids_do_not_pass_a_guardrail_of_text(llm: FakeLLM, build: Build, prompt: Any) -> None:
+    guarded = build(config(llm), around=lambda app: Guardrails(app, checks=[NoCodename()]))
+    for path, field in (("/v1/completions", "prompt"), ("/v1/embeddings", "input")):
+        driven = await drive(guarded, {"model": "gpt-4o", field: prompt}, path=path)
+        assert driven.status == 400
+        assert driven.json["error"]["message"].startswith(f"'{field}' holds token ids")
+    assert llm.requests == []
+
+
+async def test_a_bridged_text_completion_stream_ends_with_done(llm: FakeLLM, build: Build) -> None:
+    llm.replies.append(Reply.events(CHUNK + STOP + b"data: [DONE]\n\n"))
+    app = build(config(llm, model="groq/llama"))
+    driven = await drive(app, {"model": "gpt-4o", "prompt": "Hello", "stream": True}, path="/v1/completions")
+    assert driven.status == 200
+    assert driven.body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("options", ["yes", 7, [1]])
+async def test_odd_stream_options_never_crash(llm: FakeLLM, build: Build, options: Any) -> None:
+    llm.replies.append(Reply.json({"error": {"message": "bad stream_options"}}, status=400))
+    app = build(config(llm) | {"general_settings": {"always_include_stream_usage": True}})
+    driven = await drive(app, {**CHAT, "stream": True, "stream_options": options})
+    assert driven.error is None
+    assert driven.status == 400
+
+
+async def test_a_client_learns_no_address_of_a_provider(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeLLM() as gone:
+        app = build(config(gone))
+    driven = await drive(app, CHAT)
+    assert driven.status == 502
+    assert "127.0.0.1" not in driven.body.decode()
+    assert "is not reachable" in driven.json["error"]["message"]
+    # The operator's log does name it.
+    assert any("127.0.0.1" in r.getMessage() for r in caplog.records if r.name == "tianji_mw.upstream")
+
+
+async def test_a_restricted_key_may_not_leave_the_model_out(llm: FakeLLM, build: Build) -> None:
+    keys = [{"key": "sk-a", "models": ["gpt-4o"]}]
+    app = build(config(llm) | {"virtual_keys": keys})
+    headers = {"authorization": "Bearer sk-a"}
+    for body in ({"messages": CHAT["messages"]}, {**CHAT, "model": "other"}, {**CHAT, "model": ["gpt-4o"]}):
+        driven = await drive(app, body, headers=headers)
+        assert driven.status in (400, 403)
+    assert llm.requests == []
+
+
+async def test_one_wrong_key_is_refused_before_the_body_is_read(llm: FakeLLM, build: Build) -> None:
+    app = build(config(llm), around=lambda inner: Authentication(inner, master_key="sk-1"))
+    driven = await drive(app, b"\xff not even JSON", headers={"authorization": "Bearer nope"})
+    assert driven.status == 401
