@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tianji_mw.testing import FakeLLM, started
+
+# Machines that run these tests are shared: how long one example takes says nothing. CI repeats the same examples, so
+# that a red run means a change; every other run looks for new ones.
+settings.register_profile(
+    "tianji", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tianji")
 
 
 @pytest.fixture(autouse=True)

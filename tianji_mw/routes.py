@@ -134,7 +134,7 @@ class Routes:
         for api in apis:
             if method in api.methods:
                 return api
-        return _other_method(apis, method.upper(), scope.get("headers", ()))
+        return _other_method(apis, method.upper(), scope)
 
     def _find(self, path: str, root: str) -> Sequence[Api]:
         """The APIs of this path, whatever the method."""
@@ -215,13 +215,18 @@ def _mount_path(route: object) -> str:
     return path.rstrip("/") if isinstance(path, str) else ""
 
 
-def _other_method(apis: Sequence[Api], method: str, headers: Iterable[tuple[bytes, bytes]]) -> Api | None:
+def _other_method(apis: Sequence[Api], method: str, scope: Scope) -> Api | None:
     """The API for a method that is not its own: guarded where it brings a body, since an app may take any method."""
+    headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
     for api in apis:
         if method in api.methods:
             return api
     if method not in _BODILESS:
         return apis[0]
+    if not scope.get("http_version", "1.1").startswith("1"):
+        # From HTTP/2 on a body needs no header. Only a browser's preflight is let through unasked.
+        preflight = method == "OPTIONS" and any(k.lower() == b"access-control-request-method" for k, _ in headers)
+        return None if preflight else apis[0]
     for name, value in headers:
         name = name.lower()
         if name == b"transfer-encoding" or name in _OVERRIDES or (name == b"content-length" and value.strip(b" 0")):

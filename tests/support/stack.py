@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
 import orjson
@@ -34,6 +34,9 @@ ANSWER: dict[str, Any] = {
     "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
 }
 DONE = b"data: [DONE]\n\n"
+
+#: The fixture `serve`.
+Serve = Callable[[Any], Awaitable[Any]]
 
 
 def deployment(url: str, *, provider: Provider | None = None, **fields: Any) -> Deployment:
@@ -143,44 +146,6 @@ class NoCodename(Guardrail):
 
 def guarded(app: Any, **options: Any) -> Guardrails:
     return Guardrails(app, checks=[NoCodename()], **options)
-
-
-class SSEApp:
-    """A plain ASGI app that answers with these parts; it reads its request first, as frameworks do."""
-
-    def __init__(
-        self, parts: Sequence[bytes], *, content_type: str = "text/event-stream", status: int = 200, headers: Any = ()
-    ) -> None:
-        self.parts = list(parts)
-        self.requests: list[bytes] = []
-        self.scopes: list[Any] = []
-        self.head = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(b"content-type", content_type.encode()), *headers],
-        }
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        self.scopes.append(scope)
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        self.requests.append(body)
-        await send({**self.head, "headers": list(self.head["headers"])})
-        for part in self.parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def json_app(answer: Any, **options: Any) -> SSEApp:
-    body = answer if isinstance(answer, bytes) else orjson.dumps(answer)
-    length = [(b"content-length", b"%d" % len(body))]
-    return SSEApp([body], content_type="application/json", headers=length, **options)
 
 
 def error_of(body: bytes) -> dict[str, Any]:

@@ -215,3 +215,15 @@ def test_root_patterns_and_free_segments_of_the_gateway() -> None:
 def test_normal() -> None:
     assert normal("/A/%2e%2E/b;x//c\\d?e") == "/b/c/d"
     assert normal("http://[/x") == "/http:/[/x"
+
+
+@pytest.mark.parametrize("version", ["2", "2.0", "3"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+def test_from_http_2_on_a_body_needs_no_header(version: str, method: str) -> None:
+    routes = Routes(TEXT)
+    scope = {"type": "http", "http_version": version, "method": method, "path": "/v1/chat/completions", "headers": []}
+    assert routes.match(dict(scope)) is not None
+    preflight = [(b"origin", b"https://a.example"), (b"access-control-request-method", b"POST")]
+    found = routes.match({**scope, "headers": preflight})
+    assert (found is None) == (method == "OPTIONS")
+    assert routes.match({**scope, "http_version": "1.1"}) is None

@@ -14,6 +14,9 @@ from openai import OpenAI
 from tianji_mw.apis import sse
 from tianji_mw.bridges.base import Event
 
+# Their asserts explain themselves as those of a test do.
+pytest.register_assert_rewrite("tests.unit.bridges.support", "tests.unit.bridges.responses")
+
 
 def _http(stream: bytes) -> httpx2.Client:
     headers = {"content-type": "text/event-stream"}

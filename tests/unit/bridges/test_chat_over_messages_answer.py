@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
+from tests.unit.bridges.anthropic_answers import BRIDGE, FULL_USAGE, JSON_VALUES, called, message, use
+from tests.unit.bridges.support import THOUGHT, context, kept, text
 from tianji_mw.bridges.base import Context
-from tianji_mw.bridges.chat_over_messages import ChatOverMessages
 from tianji_mw.errors import UpstreamMalformed
-
-BRIDGE = ChatOverMessages()
-USAGE = {
-    "input_tokens": 10,
-    "cache_creation_input_tokens": 2,
-    "cache_read_input_tokens": 5,
-    "output_tokens": 9,
-    "output_tokens_details": {"thinking_tokens": 4},
-}
-CHAT_USAGE = {
-    "prompt_tokens": 17,
-    "completion_tokens": 9,
-    "total_tokens": 26,
-    "prompt_tokens_details": {"cached_tokens": 5},
-    "completion_tokens_details": {"reasoning_tokens": 4},
-    "cache_creation_input_tokens": 2,
-    "cache_read_input_tokens": 5,
-}
-THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
-
-
-def context(**notes: Any) -> Context:
-    return Context(call_id="c1", model="asked", created=1700000000, notes=notes)
-
-
-def message(*content: Any, stop: str | None = "end_turn", **fields: Any) -> dict[str, Any]:
-    return {
-        "id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "content": list(content),
-        "stop_reason": stop, "stop_sequence": None, "usage": USAGE, **fields,
-    }  # fmt: skip
-
-
-def text(value: str) -> dict[str, Any]:
-    return {"type": "text", "text": value}
-
-
-def use(name: str = "f", call: str = "toolu_1", **given_: Any) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call, "name": name, "input": given_}
-
-
-def called(arguments: str, name: str = "f", call: str = "toolu_1") -> dict[str, Any]:
-    return {"id": call, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def answered(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    before = deepcopy(body)
-    answer: dict[str, Any] = BRIDGE.answer(body, ctx or context())
-    assert body == before
+    answer = kept(BRIDGE.answer, body, ctx)
     ChatCompletion.model_validate(answer, strict=True)
     return answer
 
@@ -90,7 +45,7 @@ def test_a_whole_answer() -> None:
                 "provider_specific_fields": {"native_finish_reason": "tool_use"},
             }
         ],
-        "usage": CHAT_USAGE,
+        "usage": FULL_USAGE,
     }
 
 
@@ -181,18 +136,6 @@ def test_legacy_clients_get_a_function_call() -> None:
 def test_other_shapes_are_malformed(body: Any) -> None:
     with pytest.raises(UpstreamMalformed):
         BRIDGE.answer(body, context())
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-1, 3) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["type", "delta", "content_block", "index", "message", "usage", "error", "text", "partial_json",
-         "stop_reason", "name"]),
-        inner | st.sampled_from(["tool_use", "text_delta", "input_json_delta", "thinking", "thinking_delta",
-         "signature_delta"]),
-        max_size=4),
-    max_leaves=10,
-)  # fmt: skip
 
 
 @given(JSON_VALUES)

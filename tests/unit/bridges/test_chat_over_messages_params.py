@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
@@ -10,53 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.bridges.chat_requests import A_TOOL, CALLS, TOOL, USER_TURN, bridged
+from tests.unit.bridges.support import MARK, USER, context
 from tianji_mw.bridges.base import Context
-from tianji_mw.bridges.chat_over_messages import ChatOverMessages
 from tianji_mw.errors import InvalidRequest, RequestError, TianjiError, UnsupportedParams
 
-USER = {"role": "user", "content": "Hi"}
-USER_TURN = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
-MARK = {"type": "ephemeral"}
-FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
-TOOL = {"type": "function", "function": FUNCTION}
-A_TOOL = {"name": "f", "description": "d", "input_schema": FUNCTION["parameters"]}
 G_TOOL = {"type": "function", "function": {"name": "g"}}
 A_G_TOOL = {"name": "g", "input_schema": {"type": "object", "properties": {}}}
-CALLS = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [
-        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a":"x"}'}},
-        {"id": "call_2", "type": "function", "function": {"name": "f", "arguments": ""}},
-    ],
-}
 SCHEMA = {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "$defs": {"N": {"type": "integer"}}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}
 HELP = "Give the final answer by calling this tool. Its input is the whole answer."
 JSON_TOOL = {"name": "json_tool_call", "description": HELP, "input_schema": SCHEMA}
-
-
-def context(**defaults: Any) -> Context:
-    return Context(call_id="c1", model="asked", created=1700000000, defaults=defaults)
-
-
-def bridged(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    before = deepcopy(body)
-    out = ChatOverMessages().request(body, ctx or context())
-    assert body == before
-    return out
-
-
-def text(*texts: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": t} for t in texts]
-
-
-def result(call: str, content: Any) -> dict[str, Any]:
-    return {"type": "tool_result", "tool_use_id": call, "content": content}
-
-
-def use(call: str, given_: Any, name: str = "f") -> dict[str, Any]:
-    return {"type": "tool_use", "id": call, "name": name, "input": given_}
 
 
 PARAMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -213,11 +176,11 @@ def test_what_is_left_out_is_named() -> None:
 
 
 def test_defaults_of_the_deployment() -> None:
-    assert bridged({"messages": [USER]}, context(max_tokens=64000))["max_tokens"] == 64000
-    out = bridged({"messages": [USER], "response_format": FORMAT}, context(native_json_schema=True))
+    assert bridged({"messages": [USER]}, context({"max_tokens": 64000}))["max_tokens"] == 64000
+    out = bridged({"messages": [USER], "response_format": FORMAT}, context({"native_json_schema": True}))
     assert out["output_config"] == {"format": {"type": "json_schema", "schema": SCHEMA}}
     assert "tools" not in out
-    out = bridged({"messages": [USER], "reasoning_effort": "minimal"}, context(adaptive_thinking=True))
+    out = bridged({"messages": [USER], "reasoning_effort": "minimal"}, context({"adaptive_thinking": True}))
     assert out["thinking"] == {"type": "adaptive"}
     assert out["output_config"] == {"effort": "low"}
 

@@ -2,53 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import pytest
 
-from tianji_mw.bridges.base import Context
-from tianji_mw.bridges.chat_over_messages import ChatOverMessages
-
-USER = {"role": "user", "content": "Hi"}
-USER_TURN = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
-MARK = {"type": "ephemeral"}
-FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
-TOOL = {"type": "function", "function": FUNCTION}
-A_TOOL = {"name": "f", "description": "d", "input_schema": FUNCTION["parameters"]}
-G_TOOL = {"type": "function", "function": {"name": "g"}}
-A_G_TOOL = {"name": "g", "input_schema": {"type": "object", "properties": {}}}
-CALLS = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [
-        {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a":"x"}'}},
-        {"id": "call_2", "type": "function", "function": {"name": "f", "arguments": ""}},
-    ],
-}
-SCHEMA = {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "$defs": {"N": {"type": "integer"}}}
-FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}
-HELP = "Give the final answer by calling this tool. Its input is the whole answer."
-JSON_TOOL = {"name": "json_tool_call", "description": HELP, "input_schema": SCHEMA}
-
-
-def context(**defaults: Any) -> Context:
-    return Context(call_id="c1", model="asked", created=1700000000, defaults=defaults)
-
-
-def bridged(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    before = deepcopy(body)
-    out = ChatOverMessages().request(body, ctx or context())
-    assert body == before
-    return out
-
-
-def text(*texts: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": t} for t in texts]
-
-
-def result(call: str, content: Any) -> dict[str, Any]:
-    return {"type": "tool_result", "tool_use_id": call, "content": content}
+from tests.unit.bridges.chat_requests import A_TOOL, CALLS, FUNCTION, TOOL, USER_TURN, bridged
+from tests.unit.bridges.support import MARK, USER, context, result, texts
 
 
 def use(call: str, given_: Any, name: str = "f") -> dict[str, Any]:
@@ -58,8 +17,8 @@ def use(call: str, given_: Any, name: str = "f") -> dict[str, Any]:
 MESSAGES: dict[str, tuple[list[Any], Any, list[Any]]] = {
     "plain": ([USER], None, [USER_TURN]),
     "system and developer": (
-        [{"role": "system", "content": "a"}, {"role": "developer", "content": text("b", " ")}, USER],
-        text("a", "b"),
+        [{"role": "system", "content": "a"}, {"role": "developer", "content": texts("b", " ")}, USER],
+        texts("a", "b"),
         [USER_TURN],
     ),
     "cache_control of a message and of a part": (
@@ -71,35 +30,39 @@ MESSAGES: dict[str, tuple[list[Any], Any, list[Any]]] = {
             },
         ],
         [{"type": "text", "text": "a", "cache_control": MARK}],
-        [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": MARK}, *text("y")]}],
+        [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": MARK}, *texts("y")]}],
     ),
     "a later system message keeps its place": (
         [USER, {"role": "assistant", "content": "Yo"}, {"role": "system", "content": "be brief"}, USER],
         None,
-        [USER_TURN, {"role": "assistant", "content": text("Yo")}, {"role": "user", "content": text("be brief", "Hi")}],
+        [
+            USER_TURN,
+            {"role": "assistant", "content": texts("Yo")},
+            {"role": "user", "content": texts("be brief", "Hi")},
+        ],
     ),
     "consecutive roles are merged": (
         [USER, USER, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}, USER],
         None,
-        [{"role": "user", "content": text("Hi", "Hi")}, {"role": "assistant", "content": text("a", "b")}, USER_TURN],
+        [{"role": "user", "content": texts("Hi", "Hi")}, {"role": "assistant", "content": texts("a", "b")}, USER_TURN],
     ),
     "the first turn is a user's": (
         [{"role": "assistant", "content": "Hello "}],
         None,
-        [{"role": "user", "content": text(".")}, {"role": "assistant", "content": text("Hello")}],
+        [{"role": "user", "content": texts(".")}, {"role": "assistant", "content": texts("Hello")}],
     ),
-    "system alone": ([{"role": "system", "content": "a"}], text("a"), [{"role": "user", "content": text(".")}]),
+    "system alone": ([{"role": "system", "content": "a"}], texts("a"), [{"role": "user", "content": texts(".")}]),
     "blank texts are removed": (
-        [{"role": "user", "content": text("", "x", " \n")}, {"role": "assistant", "content": ""}, USER],
+        [{"role": "user", "content": texts("", "x", " \n")}, {"role": "assistant", "content": ""}, USER],
         None,
-        [{"role": "user", "content": text("x", "Hi")}],
+        [{"role": "user", "content": texts("x", "Hi")}],
     ),
     "tool results in one turn, in call order, ahead of the rest": (
         [
             USER,
             CALLS,
             {"role": "user", "content": "wait"},
-            {"role": "tool", "tool_call_id": "call_2", "content": text("two")},
+            {"role": "tool", "tool_call_id": "call_2", "content": texts("two")},
             {"role": "tool", "tool_call_id": "call_1", "content": "one", "cache_control": MARK},
             USER,
         ],
@@ -111,8 +74,8 @@ MESSAGES: dict[str, tuple[list[Any], Any, list[Any]]] = {
                 "role": "user",
                 "content": [
                     {**result("call_1", "one"), "cache_control": MARK},
-                    result("call_2", text("two")),
-                    *text("wait", "Hi"),
+                    result("call_2", texts("two")),
+                    *texts("wait", "Hi"),
                 ],
             },
         ],
@@ -157,7 +120,7 @@ MESSAGES: dict[str, tuple[list[Any], Any, list[Any]]] = {
                 "content": [
                     {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
                     {"type": "redacted_thinking", "data": "b3A="},
-                    *text("Yo"),
+                    *texts("Yo"),
                 ],
             },
         ],
@@ -165,7 +128,7 @@ MESSAGES: dict[str, tuple[list[Any], Any, list[Any]]] = {
     "a refusal is what the assistant said": (
         [USER, {"role": "assistant", "content": None, "refusal": "No."}, USER],
         None,
-        [USER_TURN, {"role": "assistant", "content": text("No.")}, USER_TURN],
+        [USER_TURN, {"role": "assistant", "content": texts("No.")}, USER_TURN],
     ),
     "images and files": (
         [
@@ -180,7 +143,7 @@ MESSAGES: dict[str, tuple[list[Any], Any, list[Any]]] = {
                     {"type": "image_url", "image_url": "https://example.org/a.png"},
                     {"type": "image_url", "image_url": {"url": "data:application/pdf;base64,aGk="}},
                     {"type": "file", "file": {"file_data": "data:application/pdf;base64,aGk=", "filename": "a.pdf"}},
-                    {"type": "search_result", "source": "s", "title": "t", "content": text("c")},
+                    {"type": "search_result", "source": "s", "title": "t", "content": texts("c")},
                 ],
             }
         ],
@@ -201,7 +164,7 @@ MESSAGES: dict[str, tuple[list[Any], Any, list[Any]]] = {
                         "source": {"type": "base64", "media_type": "application/pdf", "data": "aGk="},
                         "title": "a.pdf",
                     },
-                    {"type": "search_result", "source": "s", "title": "t", "content": text("c")},
+                    {"type": "search_result", "source": "s", "title": "t", "content": texts("c")},
                 ],
             }
         ],

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import pytest
-from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types import Message
 from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
+from tests.unit.bridges.chat_answers import BRIDGE, JSON_VALUES, ZERO, thought, use
+from tests.unit.bridges.support import A_USAGE, CHAT_USAGE, context, kept, text
 from tianji_mw.bridges.base import Context
 from tianji_mw.bridges.chat_over_messages import ChatOverMessages
-from tianji_mw.bridges.messages_over_chat import MessagesOverChat
 from tianji_mw.errors import UpstreamMalformed
-
-BRIDGE = MessagesOverChat()
-EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
-USAGE = {
-    "prompt_tokens": 17,
-    "completion_tokens": 9,
-    "total_tokens": 26,
-    "prompt_tokens_details": {"cached_tokens": 5},
-    "completion_tokens_details": {"reasoning_tokens": 4},
-    "cache_creation_input_tokens": 2,
-}
-A_USAGE = {
-    "input_tokens": 10,
-    "output_tokens": 9,
-    "cache_creation_input_tokens": 2,
-    "cache_read_input_tokens": 5,
-    "output_tokens_details": {"thinking_tokens": 4},
-}
-ZERO = {"input_tokens": 0, "output_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-
-
-def context(**notes: Any) -> Context:
-    return Context(call_id="c1", model="asked", created=1700000000, notes=notes)
 
 
 def called(arguments: str, name: str = "f", call: str = "call_1") -> dict[str, Any]:
@@ -48,28 +23,14 @@ def completion(finish: str | None = "stop", **message: Any) -> dict[str, Any]:
     found = {"role": "assistant", "content": None, **message}
     return {
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt",
-        "choices": [{"index": 0, "message": found, "finish_reason": finish}], "usage": USAGE,
+        "choices": [{"index": 0, "message": found, "finish_reason": finish}], "usage": CHAT_USAGE,
     }  # fmt: skip
 
 
 def answered(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    before = deepcopy(body)
-    answer: dict[str, Any] = BRIDGE.answer(body, ctx or context())
-    assert body == before
+    answer = kept(BRIDGE.answer, body, ctx)
     Message.model_validate(answer, strict=True)
     return answer
-
-
-def use(name: str = "f", call: str = "call_1", **given_: Any) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call, "name": name, "input": given_}
-
-
-def text(value: str) -> dict[str, Any]:
-    return {"type": "text", "text": value}
-
-
-def thought(value: str, signature: str = "") -> dict[str, Any]:
-    return {"type": "thinking", "thinking": value, "signature": signature}
 
 
 def test_a_whole_answer() -> None:
@@ -145,15 +106,6 @@ def test_other_shapes_are_malformed(body: Any) -> None:
         BRIDGE.answer(body, context())
 
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-1, 3) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["choices", "delta", "index", "usage", "error", "content", "tool_calls", "function", "name", "arguments", "id",
-         "thinking_blocks", "signature", "thinking", "type", "finish_reason", "prompt_tokens"]), inner, max_size=5),
-    max_leaves=12,
-)  # fmt: skip
-
-
 @given(JSON_VALUES)
 def test_answers_are_total(value: Any) -> None:
     message = value if isinstance(value, dict) else {"content": value, "tool_calls": value, "thinking_blocks": value}
@@ -167,4 +119,4 @@ def test_chat_answer_to_messages_and_back() -> None:
         "role": "assistant", "content": "Hi", "refusal": None, "tool_calls": [called('{"a":1}')],
     }  # fmt: skip
     assert back["choices"][0]["finish_reason"] == "tool_calls"
-    assert {key: back["usage"][key] for key in USAGE} == USAGE
+    assert {key: back["usage"][key] for key in CHAT_USAGE} == CHAT_USAGE

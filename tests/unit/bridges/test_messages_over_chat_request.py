@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import orjson
@@ -10,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.bridges.support import MARK, THOUGHT, USER, context, kept, result, texts
 from tianji_mw.bridges.base import Context
 from tianji_mw.bridges.chat_over_messages import ChatOverMessages
 from tianji_mw.bridges.messages_over_chat import MessagesOverChat
 from tianji_mw.errors import InvalidRequest, RequestError, TianjiError, UnsupportedParams
 
-USER = {"role": "user", "content": "Hi"}
-MARK = {"type": "ephemeral"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 TOOL = {"name": "f", "description": "d", "input_schema": SCHEMA}
 FUNCTION = {"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA}}
@@ -24,23 +22,8 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
 
 
-def context(**defaults: Any) -> Context:
-    return Context(call_id="c1", model="asked", created=1700000000, defaults=defaults)
-
-
 def bridged(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    before = deepcopy(body)
-    out = MessagesOverChat().request(body, ctx or context())
-    assert body == before
-    return out
-
-
-def text(*texts: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": t} for t in texts]
-
-
-def result(call: str, content: Any, **fields: Any) -> dict[str, Any]:
-    return {"type": "tool_result", "tool_use_id": call, "content": content, **fields}
+    return kept(MessagesOverChat().request, body, ctx)
 
 
 def use(call: str, name: str = "f", **given_: Any) -> dict[str, Any]:
@@ -51,47 +34,46 @@ def called(call: str, arguments: str, name: str = "f") -> dict[str, Any]:
     return {"id": call, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
 MESSAGES: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "plain": ({"messages": [USER]}, [USER]),
     "system string": ({"system": "s", "messages": [USER]}, [{"role": "system", "content": "s"}, USER]),
     "system blocks": (
-        {"system": [{"type": "text", "text": "a", "cache_control": MARK}, *text("b")], "messages": [USER]},
-        [{"role": "system", "content": text("a", "b")}, USER],
+        {"system": [{"type": "text", "text": "a", "cache_control": MARK}, *texts("b")], "messages": [USER]},
+        [{"role": "system", "content": texts("a", "b")}, USER],
     ),
     "a system turn in between": (
         {"messages": [USER, {"role": "system", "content": "brief"}]},
         [USER, {"role": "system", "content": "brief"}],
     ),
-    "one text block is a string": ({"messages": [{"role": "user", "content": text("Hi")}]}, [USER]),
+    "one text block is a string": ({"messages": [{"role": "user", "content": texts("Hi")}]}, [USER]),
     "images": (
         {"messages": [{"role": "user", "content": [
-            *text("look"), IMAGE, {"type": "image", "source": {"type": "url", "url": "https://example.org/a"}}]}]},
+            *texts("look"), IMAGE, {"type": "image", "source": {"type": "url", "url": "https://example.org/a"}}]}]},
         [{"role": "user", "content": [
-            *text("look"), IMAGE_PART, {"type": "image_url", "image_url": {"url": "https://example.org/a"}}]}],
+            *texts("look"), IMAGE_PART, {"type": "image_url", "image_url": {"url": "https://example.org/a"}}]}],
     ),
     "documents and search results": (
         {"messages": [{"role": "user", "content": [
             {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "doc"}},
             {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aGk="}},
-            {"type": "search_result", "title": "t", "source": "s", "content": text("c")}]}]},
+            {"type": "search_result", "title": "t", "source": "s", "content": texts("c")}]}]},
         [{"role": "user", "content": [
-            *text("doc"),
+            *texts("doc"),
             {"type": "file", "file": {"filename": "document.pdf", "file_data": "data:application/pdf;base64,aGk="}},
-            *text("t\ns\nc")]}],
+            *texts("t\ns\nc")]}],
     ),
     "tool results come before the rest": (
         {"messages": [
             USER,
-            {"role": "assistant", "content": [*text("Wait"), use("t1", a="x"), use("t2")]},
+            {"role": "assistant", "content": [*texts("Wait"), use("t1", a="x"), use("t2")]},
             {"role": "user", "content": [
-                *text("and"), result("t1", "one", is_error=True), result("t2", [*text("two", "three"), IMAGE])]}]},
+                *texts("and"), result("t1", "one", is_error=True), result("t2", [*texts("two", "three"), IMAGE])]}]},
         [
             USER,
             {"role": "assistant", "content": "Wait", "tool_calls": [called("t1", '{"a":"x"}'), called("t2", "{}")]},
             {"role": "tool", "tool_call_id": "t1", "content": "one"},
             {"role": "tool", "tool_call_id": "t2", "content": "two\nthree"},
-            {"role": "user", "content": [*text("and"), IMAGE_PART]},
+            {"role": "user", "content": [*texts("and"), IMAGE_PART]},
         ],
     ),
     "tool results alone": (
@@ -107,7 +89,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], list[Any]]] = {
         {"messages": [USER, {"role": "assistant", "content": [
             THOUGHT, {"type": "redacted_thinking", "data": "b3A="},
             {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
-            {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}, *text("Yo")]}]},
+            {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}, *texts("Yo")]}]},
         [USER, {"role": "assistant", "content": "Yo"}],
     ),
     "an empty answer": ({"messages": [USER, {"role": "assistant", "content": []}]}, [USER, {"role": "assistant",
@@ -123,7 +105,7 @@ def test_messages(case: tuple[dict[str, Any], list[Any]]) -> None:
 
 def test_reasoning_goes_back_where_the_deployment_takes_it() -> None:
     out = bridged(
-        {"messages": [{"role": "assistant", "content": [THOUGHT, *text("Yo")]}]}, context(reasoning_content=True)
+        {"messages": [{"role": "assistant", "content": [THOUGHT, *texts("Yo")]}]}, context({"reasoning_content": True})
     )
     assert out["messages"] == [
         {"role": "assistant", "content": "Yo", "reasoning_content": "hm", "thinking_blocks": [THOUGHT]}

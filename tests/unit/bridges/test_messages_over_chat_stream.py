@@ -7,71 +7,19 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types import RawMessageStreamEvent
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from tests.unit.bridges.chat_answers import BRIDGE, JSON_VALUES, ZERO, thought, use
+from tests.unit.bridges.support import A_USAGE, CHAT_USAGE, context, text
 from tianji_mw.apis.base import Usage
 from tianji_mw.apis.messages import Messages
 from tianji_mw.bridges.base import Context, Event
 from tianji_mw.bridges.chat_over_messages import ChatOverMessages
-from tianji_mw.bridges.messages_over_chat import MessagesOverChat
 
-BRIDGE = MessagesOverChat()
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
-USAGE = {
-    "prompt_tokens": 17,
-    "completion_tokens": 9,
-    "total_tokens": 26,
-    "prompt_tokens_details": {"cached_tokens": 5},
-    "completion_tokens_details": {"reasoning_tokens": 4},
-    "cache_creation_input_tokens": 2,
-}
-A_USAGE = {
-    "input_tokens": 10,
-    "output_tokens": 9,
-    "cache_creation_input_tokens": 2,
-    "cache_read_input_tokens": 5,
-    "output_tokens_details": {"thinking_tokens": 4},
-}
-ZERO = {"input_tokens": 0, "output_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-
-
-def context(**notes: Any) -> Context:
-    return Context(call_id="c1", model="asked", created=1700000000, notes=notes)
-
-
-def called(arguments: str, name: str = "f", call: str = "call_1") -> dict[str, Any]:
-    return {"id": call, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def completion(finish: str | None = "stop", **message: Any) -> dict[str, Any]:
-    found = {"role": "assistant", "content": None, **message}
-    return {
-        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "gpt",
-        "choices": [{"index": 0, "message": found, "finish_reason": finish}], "usage": USAGE,
-    }  # fmt: skip
-
-
-def answered(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    before = deepcopy(body)
-    answer: dict[str, Any] = BRIDGE.answer(body, ctx or context())
-    assert body == before
-    Message.model_validate(answer, strict=True)
-    return answer
-
-
-def use(name: str = "f", call: str = "call_1", **given_: Any) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call, "name": name, "input": given_}
-
-
-def text(value: str) -> dict[str, Any]:
-    return {"type": "text", "text": value}
-
-
-def thought(value: str, signature: str = "") -> dict[str, Any]:
-    return {"type": "thinking", "thinking": value, "signature": signature}
 
 
 def chunk(finish: str | None = None, usage: Any = None, **delta: Any) -> Event:
@@ -88,7 +36,7 @@ def call_piece(index: int, arguments: str | None = None, name: str | None = None
     return chunk(tool_calls=[piece])
 
 
-USAGE_CHUNK = Event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
+USAGE_CHUNK = Event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": CHAT_USAGE})
 FULL = [
     chunk(role="assistant", content=""),
     chunk(reasoning_content="h"),
@@ -183,7 +131,7 @@ STREAMS: dict[str, tuple[list[Event], list[tuple[Any, ...]]]] = {
         [("start", 0, text("")), ("delta", 0, "Hi"), ("stop", 0), ("end", "end_turn", 0)],
     ),
     "everything in one chunk": (
-        [chunk("stop", USAGE, role="assistant", content="Hi")],
+        [chunk("stop", CHAT_USAGE, role="assistant", content="Hi")],
         [("start", 0, text("")), ("delta", 0, "Hi"), ("stop", 0), ("end", "end_turn", 9)],
     ),
     "name and arguments in one chunk": (
@@ -315,15 +263,6 @@ def test_a_cut_stream_has_not_ended(cut: int) -> None:
     assert not stream.ended
     assert list(stream.finish()) == []
     assert out == streamed(FULL)[0][: len(out)]
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-1, 3) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["choices", "delta", "index", "usage", "error", "content", "tool_calls", "function", "name", "arguments", "id",
-         "thinking_blocks", "signature", "thinking", "type", "finish_reason", "prompt_tokens"]), inner, max_size=5),
-    max_leaves=12,
-)  # fmt: skip
 
 
 @given(st.lists(JSON_VALUES | st.builds(lambda value: {"choices": [{"delta": value}]}, JSON_VALUES), max_size=8))

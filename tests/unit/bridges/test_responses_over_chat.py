@@ -9,38 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tianji_mw.bridges.base import Context
-from tianji_mw.bridges.responses_over_chat import ResponsesOverChat
+from tests.unit.bridges.responses import BRIDGE, TOOL, context, messages, request, result
 from tianji_mw.errors import InvalidRequest, UnsupportedParams
 
-BRIDGE = ResponsesOverChat()
-TOOL = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
 SCHEMA = {"type": "json_schema", "name": "s", "schema": {"type": "object"}, "strict": True}
-
-
-def context(**more: Any) -> Context:
-    return Context(call_id="abc", model="alias", created=1700000000, **more)
-
-
-def request(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    body = {"model": "m", "input": "x", **body}
-    before = copy.deepcopy(body)
-    out = BRIDGE.request(body, ctx or context())
-    assert body == before
-    return out
-
-
-def messages(*items: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = request({"input": list(items)}, context(**more))["messages"]
-    return found
 
 
 def call(call_id: str, name: str = "f", arguments: str = "{}") -> dict[str, Any]:
     return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
-
-
-def result(call_id: str, output: Any = "r") -> dict[str, Any]:
-    return {"type": "function_call_output", "call_id": call_id, "output": output}
 
 
 # --- requests ---------------------------------------------------------------------------------------------------

@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response
 
-from tianji_mw.bridges.base import Context, Event
-from tianji_mw.bridges.responses_over_chat import ResponsesOverChat
+from tests.unit.bridges.responses import BRIDGE, check_order, context
+from tianji_mw.bridges.base import Event
 from tianji_mw.errors import UpstreamMalformed
-
-BRIDGE = ResponsesOverChat()
-#: The SDK's model of each event, by its type.
-MODELS = {
-    get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(get_args(ResponseStreamEvent)[0])
-}
-
-
-def context(**more: Any) -> Context:
-    return Context(call_id="abc", model="alias", created=1700000000, **more)
-
-
-def check_order(events: list[dict[str, Any]]) -> None:
-    """The rules of the protocol: numbers, one open and one close per item, deltas only between, ids that stay."""
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
-    open_items: dict[int, str] = {}
-    for event in events:
-        MODELS[event["type"]].model_validate(event)
-        index = event.get("output_index")
-        if event["type"] == "response.output_item.added":
-            assert index not in open_items
-            open_items[index] = event["item"]["id"]
-        elif event["type"] == "response.output_item.done":
-            assert open_items[index] == event["item"]["id"]
-            open_items[index] = ""
-        elif "item_id" in event:
-            assert open_items[index] == event["item_id"]
-    assert not any(open_items.values())
-
 
 CHUNKS = st.recursive(
     st.none()

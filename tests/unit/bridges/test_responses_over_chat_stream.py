@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, get_args
+from typing import Any
 
 import httpx2
 import openai
 import orjson
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response
 
+from tests.unit.bridges.responses import BRIDGE, MODELS, TOOL, check_order, context, messages, request, result
 from tianji_mw.apis import sse
 from tianji_mw.apis.chat_completions import ChatCompletions
 from tianji_mw.apis.responses import Responses
 from tianji_mw.bridges.base import Context, Event
-from tianji_mw.bridges.responses_over_chat import ResponsesOverChat
 from tianji_mw.errors import UpstreamMalformed
 
-BRIDGE = ResponsesOverChat()
-#: The SDK's model of each event, by its type.
-MODELS = {
-    get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(get_args(ResponseStreamEvent)[0])
-}
-TOOL = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
 CUSTOM = {
     "type": "custom",
     "name": "patch",
     "description": "Edits.",
     "format": {"type": "grammar", "syntax": "lark", "definition": "start: X"},
 }
-
-
-def context(**more: Any) -> Context:
-    return Context(call_id="abc", model="alias", created=1700000000, **more)
-
-
-def request(body: dict[str, Any], ctx: Context | None = None) -> dict[str, Any]:
-    body = {"model": "m", "input": "x", **body}
-    before = copy.deepcopy(body)
-    out = BRIDGE.request(body, ctx or context())
-    assert body == before
-    return out
-
-
-def messages(*items: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = request({"input": list(items)}, context(**more))["messages"]
-    return found
-
-
-def result(call_id: str, output: Any = "r") -> dict[str, Any]:
-    return {"type": "function_call_output", "call_id": call_id, "output": output}
 
 
 # --- answers ----------------------------------------------------------------------------------------------------
@@ -227,25 +200,6 @@ def sdk(events: list[dict[str, Any]]) -> openai.OpenAI:
 
     http = httpx2.Client(transport=httpx2.MockTransport(handle))
     return openai.OpenAI(api_key="k", base_url="http://test/v1", http_client=http, max_retries=0)
-
-
-def check_order(events: list[dict[str, Any]]) -> None:
-    """The rules of the protocol: numbers, one open and one close per item, deltas only between, ids that stay."""
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
-    open_items: dict[int, str] = {}
-    for event in events:
-        MODELS[event["type"]].model_validate(event)
-        index = event.get("output_index")
-        if event["type"] == "response.output_item.added":
-            assert index not in open_items
-            open_items[index] = event["item"]["id"]
-        elif event["type"] == "response.output_item.done":
-            assert open_items[index] == event["item"]["id"]
-            open_items[index] = ""
-        elif "item_id" in event:
-            assert open_items[index] == event["item_id"]
-    assert not any(open_items.values())
 
 
 def test_a_stream_ends_with_the_same_response_as_the_answer() -> None:

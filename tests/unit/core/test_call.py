@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import ANSWER, CHAT, Ends, Probe, SSEApp, json_app
+from tests.support.apps import SSEApp, json_app
+from tests.support.stack import ANSWER, CHAT, Ends, Probe
 from tianji_mw.apis import by_name
 from tianji_mw.call import Call, Limits, Timings, open_call
 from tianji_mw.errors import (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import pytest
 from starlette.middleware.gzip import GZipMiddleware
 
+from tests.support.apps import SSEApp, json_app
 from tests.support.stack import (
     ANSWER,
     CHAT,
@@ -15,12 +15,11 @@ from tests.support.stack import (
     Ends,
     Probe,
     Reader,
-    SSEApp,
+    Serve,
     delta,
     error_of,
     gateway,
     guarded,
-    json_app,
     stream_of,
 )
 from tianji_mw.call import CALL_KEY, Call, Limits, current_call
@@ -28,8 +27,6 @@ from tianji_mw.driver import LLMMiddleware, inner_layers
 from tianji_mw.errors import Blocked, OrderError, RateLimited
 from tianji_mw.frames import FRAMES_KEY, Annotation
 from tianji_mw.testing import FakeLLM, Reply, drive
-
-Serve = Callable[[Any], Awaitable[Any]]
 
 
 def three_readers(app: Any, **options: Any) -> tuple[Reader, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import ANSWER, CHAT, Probe, json_app
+from tests.support.apps import json_app
+from tests.support.stack import ANSWER, CHAT, Probe
 from tianji_mw.driver import RUNTIME_KEY, LLMMiddleware
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime

@@ -10,19 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.stack import (
-    ANSWER,
-    CHAT,
-    STREAM,
-    Ends,
-    NoCodename,
-    SSEApp,
-    delta,
-    error_of,
-    guarded,
-    json_app,
-    stream_of,
-)
+from tests.support.apps import SSEApp, json_app
+from tests.support.stack import ANSWER, CHAT, STREAM, Ends, NoCodename, delta, error_of, guarded, stream_of
 from tests.unit.core.test_call import call_over
 from tianji_mw.call import Call
 from tianji_mw.frames import Frame

@@ -11,7 +11,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from tests.support.stack import CHAT, json_app
+from tests.support.apps import json_app
+from tests.support.stack import CHAT
 from tianji_mw.driver import LLMMiddleware
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime

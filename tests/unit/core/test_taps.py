@@ -11,7 +11,8 @@ import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
-from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, Reader, SSEApp, delta, error_of, json_app, stream_of
+from tests.support.apps import SSEApp, json_app
+from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, Reader, delta, error_of, stream_of
 from tianji_mw.call import Call, current_call
 from tianji_mw.driver import LLMMiddleware
 from tianji_mw.errors import Blocked, RateLimited

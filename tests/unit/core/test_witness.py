@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from tests.support.stack import (
-    ANSWER,
-    CHAT,
-    STREAM,
-    Ends,
-    Probe,
-    SSEApp,
-    delta,
-    error_of,
-    gateway,
-    guarded,
-    json_app,
-    stream_of,
-)
+from tests.support.apps import SSEApp, json_app
+from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, Serve, delta, error_of, gateway, guarded, stream_of
 from tianji_mw import witness
 from tianji_mw.call import Call
 from tianji_mw.driver import LLMMiddleware
 from tianji_mw.errors import Blocked, RateLimited
 from tianji_mw.testing import FakeLLM, Reply, drive
 from tianji_mw.upstream import Deadlines
-
-Serve = Callable[[Any], Awaitable[Any]]
 
 
 async def settle() -> None:
