@@ -6,13 +6,12 @@ Neither may stand in a response, a log line, a `repr`, or a counter.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from tests.contract.test_transports import closed_port
-from tests.support.stack import ANSWER, CHAT, STREAM, Ends, delta, deployment, guarded, stream_of
+from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Serve, delta, deployment, guarded, stream_of
 from tianji_mw.gateway import Gateway
 from tianji_mw.identity.middleware import Authentication
 from tianji_mw.providers.anthropic import Anthropic
@@ -23,7 +22,6 @@ from tianji_mw.routing.base import Deployments
 from tianji_mw.testing import FakeLLM, Reply, drive
 from tianji_mw.upstream import Deadlines
 
-Serve = Callable[[Any], Awaitable[Any]]
 KEY = "sk-canary-provider-0123456789"
 MASTER = "sk-canary-master-0123456789"
 EXTRA = "canary-header-0123456789"

@@ -9,15 +9,14 @@ import asyncio
 import gc
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, delta, gateway, guarded, stream_of
+from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, Serve, delta, gateway, guarded, stream_of
 from tianji_mw.testing import FakeLLM, Reply, drive
 
-Serve = Callable[[Any], Awaitable[Any]]
 EVENTS = stream_of(*["x" * 20] * 12)
 
 

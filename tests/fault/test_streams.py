@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.support.stack import ANSWER, CHAT, STREAM, Ends, anthropic, delta, gateway, guarded, stream_of
+from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Serve, anthropic, delta, gateway, guarded, stream_of
 from tianji_mw.apis import by_name
 from tianji_mw.call import Limits
 from tianji_mw.testing import Driven, FakeLLM, Reply, drive
 from tianji_mw.upstream import Deadlines
-
-Serve = Callable[[Any], Awaitable[Any]]
 
 
 def event(name: str, **data: Any) -> bytes:
@@ -243,7 +240,7 @@ async def test_many_calls_leave_nothing_behind(llm: FakeLLM, serve: Serve) -> No
     llm.requests.clear()
     gc.collect()
     before, tasks = len(gc.get_objects()), len(asyncio.all_tasks())
-    await batch(2000)
+    await batch(10_000)
     app.ends.clear()
     app.outcomes.clear()
     llm.requests.clear()
