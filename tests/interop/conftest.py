@@ -1,4 +1,4 @@
-"""Fixtures of the SDK tests: three upstreams that record bytes, and the gateway in its three places."""
+"""Fixtures of the SDK tests: three upstreams that record bytes, and the gateway in its four places."""
 
 from __future__ import annotations
 

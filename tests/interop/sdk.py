@@ -1,4 +1,4 @@
-"""The gateway in the three places where an SDK may meet it, and what the SDK and the upstreams said on the wire."""
+"""The gateway in the four places where an SDK may meet it, and what the SDK and the upstreams said on the wire."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from starlette.middleware import Middleware
 
 from tests.interop.apps.guard import NoCodename
 from tests.interop.support import MASTER_KEY, UPSTREAM_KEY, Loop, fake_llm, served
+from tests.support.processes import sidecar
 from tianji_mw import Guardrails, Stack
 from tianji_mw.testing import FakeLLM, Received
 
-#: Behind a server, mounted in a wrapped FastAPI app behind a server, and in process.
-MODES = ("server", "mounted", "process")
+#: The sidecar's own process, behind uvicorn, mounted in a wrapped FastAPI app behind uvicorn, and in process.
+MODES = ("sidecar", "server", "mounted", "process")
 #: Public model names and what the provider calls them.
 UPSTREAM_NAMES = {"gpt": "gpt-4.1-2025-04-14", "chat-only": "llama-3.3-70b-versatile", "claude": "claude-sonnet-4-5"}
 
@@ -121,7 +122,10 @@ def setup(loop: Loop, mode: str, config: Path) -> Iterator[Setup]:
         config.write_text(CONFIG.format(**urls, key=UPSTREAM_KEY, master=MASTER_KEY))
         stack = Stack.from_config(config, env={})
         url = "http://tianji"
-        if mode == "server":
+        if mode == "sidecar":
+            running = exits.enter_context(sidecar(config.parent, config.read_text(), "--quiet"))
+            url = running.url
+        elif mode == "server":
             url = exits.enter_context(served(loop, stack.app))
         elif mode == "mounted":
             app = FastAPI()

@@ -1,4 +1,4 @@
-"""OpenAI's Node SDK as the judge, in one process that runs every case against the gateway behind a real server."""
+"""OpenAI's Node SDK as the judge, in one process that runs every case against the sidecar's own process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def node(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     program = shutil.which("node")
     if program is None or not (HERE / "node_modules" / "openai").exists():
         pytest.fail(f"Node or its packages are missing; run: {INSTALL}")
-    with setup(loop, "server", tmp_path_factory.mktemp("node") / "config.yaml") as place:
+    with setup(loop, "sidecar", tmp_path_factory.mktemp("node") / "config.yaml") as place:
         for model, answers in scripts().items():
             place.script(model, *answers)
         env = {"BASE_URL": f"{place.url}/v1", "API_KEY": MASTER_KEY, "PIXEL": replies.PIXEL, "PATH": os.environ["PATH"]}

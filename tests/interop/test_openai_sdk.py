@@ -301,7 +301,7 @@ async def test_files(sdk: Setup) -> None:
     sdk.keys_stay()
 
 
-@pytest.mark.parametrize("place", ["server", "mounted"], indirect=True)
+@pytest.mark.parametrize("place", ["sidecar", "server", "mounted"], indirect=True)
 def test_the_sync_client(sdk: Setup) -> None:
     sdk.script("gpt", replies.stream(*replies.chat_stream("Guten ", "Tag")))
     with httpx2.Client(trust_env=False) as http:
