@@ -7,19 +7,13 @@ from typing import Any
 import pytest
 
 from examples.plugins.no_codename import NoCodename
-from tests.unit.providers.served import Build, config, stacks
+from tests.unit.providers.served import Build, config
 from tianji_mw import Authentication, Guardrails
 from tianji_mw.testing import FakeLLM, Reply, drive
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 CHUNK = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
 STOP = b'data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-
-
-@pytest.fixture
-async def build() -> Any:
-    async with stacks() as found:
-        yield found
 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]]])
@@ -74,3 +68,14 @@ async def test_one_wrong_key_is_refused_before_the_body_is_read(llm: FakeLLM, bu
     app = build(config(llm), around=lambda inner: Authentication(inner, master_key="sk-1"))
     driven = await drive(app, b"\xff not even JSON", headers={"authorization": "Bearer nope"})
     assert driven.status == 401
+
+
+async def test_a_deployment_without_weight_gets_no_call_while_another_has_one(build: Build) -> None:
+    answer = {"id": "1", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}}]}
+    async with FakeLLM(lambda r: Reply.json(answer)) as heavy, FakeLLM(lambda r: Reply.json(answer)) as light:
+        entries = [config(heavy, weight=3)["model_list"][0], config(light)["model_list"][0]]
+        app = build({"model_list": entries, "router_settings": {"routing_strategy": "simple-shuffle"}})
+        statuses = [(await drive(app, CHAT)).status for _ in range(20)]
+        await app.runtime.aclose()
+    assert statuses == [200] * 20
+    assert (len(heavy.requests), len(light.requests)) == (20, 0)

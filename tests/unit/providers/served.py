@@ -11,6 +11,18 @@ from tianji_mw.config import from_dict
 from tianji_mw.testing import Driven, FakeLLM, drive
 
 KEY = "sk-provider-key-123"
+USAGE = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+MESSAGE: dict[str, Any] = {
+    "id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn",
+    "stop_sequence": None, "content": [{"type": "text", "text": "Hello you"}],
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}  # fmt: skip
+EMBEDDING = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
+    "model": "e",
+    "usage": {},
+}
 
 Build = Callable[..., Any]
 
