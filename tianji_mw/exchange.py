@@ -198,9 +198,13 @@ class Exchange:
     async def _relay_bridged(self, response: UpstreamResponse, bridge: Bridge) -> None:
         call = self._call
         reader = Reader(call, "sse")
-        decoder = self._deployment.provider.decoder(self._wire)
+        decoder = self._deployment.provider.decoder(self._wire, call.limits.max_event_bytes)
         state = bridge.stream(self._context)
+        size = 0
         while chunk := await response.chunk():
+            size += len(chunk)
+            if size > call.limits.max_answer_bytes:
+                raise self._malformed(f"sent a stream larger than {call.limits.max_answer_bytes} bytes")
             events: list[Event] = []
             for event in decoder.feed(chunk):
                 if self._started is None and not events and classify.is_error(event.data):

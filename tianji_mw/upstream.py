@@ -15,7 +15,7 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -35,10 +35,6 @@ class Deadlines:
     first_byte_s: float | None = 600.0
     between_bytes_s: float | None = 120.0
     total_s: float | None = None
-
-    def within(self, total_s: float | None) -> Deadlines:
-        """The same with a shorter total."""
-        return self if total_s is None else replace(self, total_s=total_s)
 
 
 @dataclass(slots=True, frozen=True)

@@ -233,11 +233,6 @@ async def test_the_total_deadline_before_the_head(transport: Transport, llm: Fak
         await transport.send(post(llm.url, total_s=0.1))
 
 
-def test_a_shorter_total() -> None:
-    assert Deadlines().within(None) == Deadlines()
-    assert Deadlines().within(3.0).total_s == 3.0
-
-
 # --- broken answers
 
 

@@ -79,3 +79,19 @@ async def test_a_deployment_without_weight_gets_no_call_while_another_has_one(bu
         await app.runtime.aclose()
     assert statuses == [200] * 20
     assert (len(heavy.requests), len(light.requests)) == (20, 0)
+
+
+@pytest.mark.parametrize(
+    ("general", "sentence"), [({"max_event_bytes": 200}, "200 bytes"), ({"max_answer_bytes": 1000}, "1000 bytes")]
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_the_limits_of_a_stream_hold_with_and_without_a_bridge(
+    llm: FakeLLM, build: Build, path: str, general: dict[str, int], sentence: str
+) -> None:
+    long = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 300)
+    llm.replies.append(Reply.events(*[CHUNK, *[long] * 5, STOP, b"data: [DONE]\n\n"], pause_s=0.01))
+    app = build(config(llm) | {"general_settings": general})
+    driven = await drive(app, {**CHAT, "stream": True, "max_tokens": 9}, path=path)
+    assert sentence in driven.body.decode()
+    assert b"[DONE]" not in driven.body
+    assert b"message_stop" not in driven.body

@@ -147,9 +147,9 @@ class Provider(BaseModel):
         """
         return False
 
-    def decoder(self, wire: str) -> Decoder:
-        """Reads a streamed answer."""
-        return SSEDecoder()
+    def decoder(self, wire: str, max_event_bytes: int = sse.MAX_EVENT_BYTES) -> Decoder:
+        """Reads a streamed answer; one event is bounded by the call's limit."""
+        return SSEDecoder(max_event_bytes)
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
         """The error of an answer with status >= 400, its text freed of our keys."""
