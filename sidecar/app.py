@@ -14,12 +14,11 @@ from sidecar.default_config import default_config
 from sidecar.health import Health
 from sidecar.options import RunOptions
 from sidecar.server import Apps, ServerConfig
-from tianji_mw.compose import compose, limits_of
+from tianji_mw.compose import compose, limits_of, upstream_of
 from tianji_mw.config import from_dict, load
-from tianji_mw.errors import ConfigError, ConfigErrors, SetupError
+from tianji_mw.errors import ConfigErrors, SetupError
 from tianji_mw.redact import Secret, SecretFilter
 from tianji_mw.runtime import Runtime
-from tianji_mw.upstream import AiohttpTransport
 
 if TYPE_CHECKING:
     from tianji_mw.config.settings import Settings
@@ -42,7 +41,7 @@ def stack_of(settings: Settings, options: RunOptions) -> Stack:
     from sidecar.proxy import ReverseProxy
 
     try:
-        proxy = ReverseProxy(options.app_upstream, limits=limits_of(settings))
+        proxy = ReverseProxy(options.app_upstream, upstream=upstream_of(settings), limits=limits_of(settings))
     except ValueError as error:
         raise SetupError(str(error)) from None
     return compose(settings, terminal=proxy)
@@ -69,8 +68,7 @@ def apps_of(options: RunOptions) -> Apps:
     for name, value in settings.environment.items():
         os.environ.setdefault(name, value.reveal())
     configure_logging(settings)
-    verify = settings.settings.ssl_verify
-    runtime = Runtime(transport_factory=lambda: AiohttpTransport(ssl_context=ssl_context(verify)))
+    runtime = Runtime()
     stack = stack_of(settings, options)
     admin = None
     if options.admin_port:
@@ -104,20 +102,6 @@ def server_config(settings: Settings, options: RunOptions) -> ServerConfig:
         identity_headers=(header.lower(),) if header else (),
         log_level="debug" if settings.settings.set_verbose else "info",
     )
-
-
-def ssl_context(verify: bool | str) -> Any:
-    """What aiohttp takes: True checks, False does not, text is a CA bundle."""
-    if isinstance(verify, bool):
-        return verify
-    import ssl
-
-    try:
-        return ssl.create_default_context(cafile=verify)
-    except OSError as error:
-        raise ConfigError(
-            f"the CA bundle cannot be read: {error.strerror}", key="litellm_settings.ssl_verify"
-        ) from None
 
 
 class _JSONFormatter(logging.Formatter):

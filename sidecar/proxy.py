@@ -23,7 +23,8 @@ from tianji_mw.watch import Watch
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from tianji_mw.upstream import UpstreamResponse
+    from tianji_mw.runtime import Runtime
+    from tianji_mw.upstream import TransportOptions, UpstreamResponse
 
 #: Headers of one hop (RFC 9110, section 7.6.1), and those that the next request sets anew.
 _HOP: Final = frozenset(
@@ -37,18 +38,29 @@ _AMBIGUOUS: Final = re.compile(rb"(?i)/(?:\.|%2e){1,2}(?:[/;?]|%2f|$)|\\|%5c|%00
 
 
 class ReverseProxy(LLMMiddleware):
-    """Everything to `upstream`, e.g. `http://127.0.0.1:8000`."""
+    """Everything to `address`, e.g. `http://127.0.0.1:8000`."""
 
     phase: ClassVar[int] = 1000
 
-    def __init__(self, upstream: str, *, deadlines: Deadlines | None = None, **options: Unpack[LayerOptions]) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        deadlines: Deadlines | None = None,
+        upstream: TransportOptions | None = None,
+        **options: Unpack[LayerOptions],
+    ) -> None:
         super().__init__(self._forward, **options)
-        parts = urlsplit(upstream)
+        parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ValueError(f"--app-upstream must be an address such as http://127.0.0.1:8000, not {upstream!r}")
-        self._upstream = upstream.rstrip("/")
+            raise ValueError(f"--app-upstream must be an address such as http://127.0.0.1:8000, not {address!r}")
+        self._address = address.rstrip("/")
+        self._upstream = upstream
         self._host = parts.netloc.rpartition("@")[2]
         self._deadlines = deadlines or Deadlines()
+
+    async def start(self, runtime: Runtime) -> None:
+        runtime.send_through(self._upstream)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -78,7 +90,7 @@ class ReverseProxy(LLMMiddleware):
         if _AMBIGUOUS.search(path):
             raise InvalidRequest("This path is not passed on: write it without dot segments and backslashes.")
         query = scope["query_string"]
-        url = self._upstream + path.decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
+        url = self._address + path.decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
         headers = self._headers(scope)
         body: bytes | AsyncIterator[bytes] = b""
         if call is not None and call.loaded:

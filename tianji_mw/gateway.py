@@ -27,6 +27,9 @@ from tianji_mw.taps import send_error
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from tianji_mw.runtime import Runtime
+    from tianji_mw.upstream import TransportOptions
+
 log = logging.getLogger("tianji_mw.gateway")
 
 
@@ -45,6 +48,7 @@ class Gateway(LLMMiddleware):
         *,
         picker: Picker | None = None,
         always_include_usage: bool = False,
+        upstream: TransportOptions | None = None,
         **options: Unpack[LayerOptions],
     ) -> None:
         options.setdefault("routes", Routes(ALL))
@@ -52,6 +56,7 @@ class Gateway(LLMMiddleware):
         self.deployments = deployments
         self._picker: Picker = picker or Shuffle()
         self._always_include_usage = always_include_usage
+        self._upstream = upstream
 
     @classmethod
     def from_config(cls, path: str | Path, *, env: Mapping[str, str] | None = None) -> ASGIApp:
@@ -59,6 +64,9 @@ class Gateway(LLMMiddleware):
         from tianji_mw.stack import Stack
 
         return Stack.from_config(path, env=env).app
+
+    async def start(self, runtime: Runtime) -> None:
+        runtime.send_through(self._upstream)
 
     async def on_request(self, call: Call) -> None:
         if self._always_include_usage and call.stream and call.api.name == "chat_completions":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from tianji_mw.upstream import Transport
+    from tianji_mw.upstream import Transport, TransportOptions
 
 log = logging.getLogger("tianji_mw.runtime")
 
@@ -60,12 +60,20 @@ class Runtime:
         """The client for upstream LLM traffic, made at first use."""
         if self._transport is None:
             if self.transport_factory is None:
-                from tianji_mw.upstream import AiohttpTransport
+                from tianji_mw.upstream.choose import transport_of
 
-                self.transport_factory = AiohttpTransport
+                self.transport_factory = transport_of
             self._transport = self.transport_factory()
             self.on_close(self._transport.aclose)
         return self._transport
+
+    def send_through(self, options: TransportOptions | None) -> None:
+        """Make the transport now, so that what it lacks stops the start. A factory that was given goes before."""
+        if self.transport_factory is None and options is not None:
+            from tianji_mw.upstream.choose import transport_of
+
+            self.transport_factory = lambda: transport_of(options)
+        _ = self.transport
 
     async def shared(self, key: object, open_: Callable[[], Awaitable[T]], close: Callable[[T], Awaitable[None]]) -> T:
         """The one resource for `key`, opened at the first demand; whoever asks meanwhile waits for it.

@@ -1,4 +1,4 @@
-"""What every Transport promises, shown on `AiohttpTransport` against real sockets: errors, deadlines, bounds."""
+"""What every Transport promises, shown on each against real sockets: errors, deadlines, bounds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ import trustme
 
 from tianji_mw.errors import UpstreamMalformed, UpstreamTimeout, UpstreamTruncated, UpstreamUnreachable
 from tianji_mw.testing import FakeLLM, Received, Reply
-from tianji_mw.upstream import AiohttpTransport, Deadlines, Transport, UpstreamRequest, UpstreamResponse
+from tianji_mw.upstream import Deadlines, Transport, TransportOptions, UpstreamRequest, UpstreamResponse
+from tianji_mw.upstream.aiohttp import AiohttpTransport
+from tianji_mw.upstream.choose import transport_of
+from tianji_mw.upstream.http1 import Http1Transport
+from tianji_mw.upstream.http2 import Http2Transport
 
 QUERY = "key=sk-canary-0123456789"
-KINDS: list[Callable[..., Transport]] = [AiohttpTransport]
+KINDS: list[Callable[..., Transport]] = [Http1Transport, AiohttpTransport, Http2Transport]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
@@ -315,14 +319,14 @@ async def test_a_proxy_from_the_environment_is_used_and_netrc_is_not(
     (tmp_path / "netrc").write_text("machine api.example login a password b\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     llm.replies += [Reply(parts=[b"x"])] * 2
-    transport = AiohttpTransport()
+    transport = transport_of()
     await read_all(await transport.send(UpstreamRequest("POST", "http://api.example/v1/x", [], b"{}")))
     assert llm.requests[0].path == "http://api.example/v1/x"
     assert "authorization" not in llm.requests[0].headers
     await read_all(await transport.send(post(llm.url.replace("127.0.0.1", "localhost"))))
     assert llm.requests[1].path.startswith("/v1/x")
     await transport.aclose()
-    plain = AiohttpTransport(trust_env=False)
+    plain = transport_of(TransportOptions(trust_env=False))
     with pytest.raises((UpstreamUnreachable, UpstreamTimeout)):
         await plain.send(UpstreamRequest("POST", "http://api.invalid/v1/x", [], b"{}", Deadlines(connect_s=5)))
     await plain.aclose()
@@ -359,9 +363,10 @@ class TLSServer:
         return context
 
 
-async def test_a_certificate_is_checked() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_certificate_is_checked(kind: Callable[..., Transport]) -> None:
     async with TLSServer("localhost") as server:
-        known, unknown = AiohttpTransport(ssl_context=server.trusting()), AiohttpTransport()
+        known, unknown = kind(TransportOptions(ssl_context=server.trusting())), kind()
         assert await read_all(await known.send(post(server.url))) == b"ok"
         with pytest.raises(UpstreamUnreachable) as caught:
             await unknown.send(post(server.url))
@@ -370,18 +375,22 @@ async def test_a_certificate_is_checked() -> None:
         await unknown.aclose()
 
 
-async def test_the_name_in_a_certificate_is_checked() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_name_in_a_certificate_is_checked(kind: Callable[..., Transport]) -> None:
     async with TLSServer("other.example") as server:
-        transport = AiohttpTransport(ssl_context=server.trusting())
+        transport = kind(TransportOptions(ssl_context=server.trusting()))
         with pytest.raises(UpstreamUnreachable) as caught:
             await transport.send(post(server.url))
         clean(caught.value)
         await transport.aclose()
 
 
-async def test_plain_http_where_tls_is_spoken_and_the_other_way_round(llm: FakeLLM) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_plain_http_where_tls_is_spoken_and_the_other_way_round(
+    llm: FakeLLM, kind: Callable[..., Transport]
+) -> None:
     async with TLSServer("localhost") as server:
-        transport = AiohttpTransport(ssl_context=server.trusting())
+        transport = kind(TransportOptions(ssl_context=server.trusting()))
         for url in (llm.url.replace("http:", "https:"), server.url.replace("https:", "http:")):
             with pytest.raises((UpstreamUnreachable, UpstreamMalformed, UpstreamTimeout)) as caught:
                 await transport.send(post(url, first_byte_s=0.3))

@@ -1,5 +1,5 @@
 """Turns `Settings` into a live `Stack`."""
 
-from tianji_mw.compose.layers import compose, limits_of
+from tianji_mw.compose.layers import compose, limits_of, upstream_of
 
-__all__ = ["compose", "limits_of"]
+__all__ = ["compose", "limits_of", "upstream_of"]

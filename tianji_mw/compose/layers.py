@@ -6,6 +6,7 @@ The order of the YAML does not matter; layers are sorted by phase.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from tianji_mw.config.settings import Settings
     from tianji_mw.guardrails.base import Guardrail
+    from tianji_mw.upstream import TransportOptions
 
 
 def compose(
@@ -61,6 +63,24 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
+def upstream_of(settings: Settings) -> TransportOptions:
+    """How upstreams are connected to. Raises ConfigError for a CA bundle that cannot be read."""
+    from tianji_mw.upstream import TransportOptions
+
+    general, verify = settings.general_settings, settings.settings.ssl_verify
+    try:
+        context = verify if isinstance(verify, bool) else ssl.create_default_context(cafile=verify)
+    except OSError as error:
+        text = f"the CA bundle cannot be read: {error.strerror or type(error).__name__}"
+        raise settings.error(text, "settings", "ssl_verify") from None
+    return TransportOptions(
+        ssl_context=context,
+        max_connections=general.upstream_max_connections,
+        keep_alive_s=general.upstream_keep_alive_s,
+        http2=general.upstream_http2,
+    )
+
+
 def _gateway(
     settings: Settings, env: Mapping[str, str], options: dict[str, Any], problems: list[ConfigError]
 ) -> ASGIApp | None:
@@ -69,7 +89,13 @@ def _gateway(
     table = deployments_of(settings, env, problems)
     if table is None:
         return None
-    return Gateway(table, always_include_usage=settings.general_settings.always_include_stream_usage, **options)
+    try:
+        upstream = upstream_of(settings)
+    except ConfigError as error:
+        problems.append(error)
+        return None
+    usage = settings.general_settings.always_include_stream_usage
+    return Gateway(table, always_include_usage=usage, upstream=upstream, **options)
 
 
 def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middleware]:

@@ -95,6 +95,10 @@ class GeneralSettings(Block):
     max_header_bytes: Count = 16384
     max_headers: Count = 100
     max_connections: Count | None = None
+    #: Open connections to one upstream, seconds an idle one is kept, and HTTP/2 for upstreams that offer it.
+    upstream_max_connections: Count = 2_000
+    upstream_keep_alive_s: Seconds = 30.0
+    upstream_http2: Switch = False
 
     @property
     def max_body_bytes(self) -> int:

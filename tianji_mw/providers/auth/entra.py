@@ -111,10 +111,10 @@ class EntraLogin:
 def _transport() -> tuple[Transport, bool]:
     """The process's client, so that its TLS settings and proxies hold; outside of a call a new one, to be closed."""
     from tianji_mw.call import current_call
-    from tianji_mw.upstream import AiohttpTransport
+    from tianji_mw.upstream.choose import transport_of
 
     call = current_call()
-    return (call.runtime.transport, False) if call is not None else (AiohttpTransport(), True)
+    return (call.runtime.transport, False) if call is not None else (transport_of(), True)
 
 
 def _why(answer: dict[str, JSON]) -> str:
