@@ -1,22 +1,32 @@
-"""One request and its answer on a connection: uvicorn's cycle, with a send that tells the app when nobody listens.
+"""One request and its answer on a connection: the ASGI channels of the app, and the bytes of the answer.
 
-It parses nothing and keeps no deadlines; both are the protocol's.
+It parses nothing and keeps no deadlines; both are the protocol's. `send` raises when nobody listens any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
-
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Iterable
+    from starlette.types import ASGIApp, Message, Scope
 
-    from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+    from sidecar.protocol import StrictProtocol
 
 log = logging.getLogger("tianji_mw.sidecar")
+
+_STATUS_LINES: Final = {int(s): b"HTTP/1.1 %d %s\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
+#: What RFC 9110 (section 5.1, 5.5) has no room for in a header's name and value.
+_BAD_NAME: Final = re.compile(rb"[\x00-\x20\x7f()<>@,;:\\\"/\[\]?={}]")
+_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_BODILESS: Final = frozenset({204, 304})
+#: A request body that waits for the app up to this size is read ahead; then the socket is not read.
+_READ_AHEAD: Final = 64 << 10
+_FAILED: Final = b"Internal Server Error"
 
 
 class ClientGone(ConnectionError):
@@ -27,93 +37,190 @@ class ClientGone(ConnectionError):
     """
 
 
-class Output:
-    """A connection's way out: puts the head of an answer and the body that follows at once into one write.
+class Cycle:
+    """State of one exchange. The protocol adds the body's parts and says when the client has left."""
 
-    Apart they are two system calls and two packets, about 5 us of the 30 a small answer costs. A head with no body
-    behind it leaves at the end of the loop's turn, so that a stream whose first token takes long shows its status.
-    """
+    __slots__ = (
+        "_body", "_chunked", "_ended", "_event", "_head", "_left", "_protocol", "_size", "complete", "disconnected",
+        "expects_continue", "keep_alive", "linger", "more_body", "scope", "started", "task",
+    )  # fmt: skip
 
-    __slots__ = ("_head", "_holding", "_loop", "_transport", "is_closing")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
+    def __init__(self, protocol: StrictProtocol, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        self._protocol = protocol
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.task: asyncio.Task[None] | None = None
+        self.disconnected = False
+        #: The answer was complete before the request was: the rest of the request is read and dropped, then we close.
+        self.linger = False
+        # The request's body.
+        self._body: list[bytes] = []
+        self._size = 0
+        self.more_body = True
+        self._ended = False
+        self._event: asyncio.Event | None = None
+        # The answer.
+        self.started = False
+        self.complete = False
         self._head = b""
-        self._holding = False
-        self.is_closing = transport.is_closing
+        self._chunked = False
+        self._left = 0
 
-    def hold(self) -> None:
-        """The next write is a head."""
-        self._holding = True
+    # --- the protocol's side
 
-    def write(self, data: bytes) -> None:
-        if self._holding:
-            self._holding = False
-            self._head = data
-            self._loop.call_soon(self.flush)
-        elif self._head:
-            data, self._head = self._head + data, b""
-            self._transport.write(data)
+    def add(self, part: bytes) -> bool:
+        """Take a part of the body in; True when no more should be read for now."""
+        self._body.append(part)
+        self._size += len(part)
+        if self._event is not None:
+            self._event.set()
+        return self._size > _READ_AHEAD
+
+    def tell(self) -> None:
+        """Something has changed: the body is complete, or the client has left."""
+        if self._event is not None:
+            self._event.set()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Run the app to its end. What it raises because the client left is logged at debug level only."""
+        protocol = self._protocol
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:  # an app's exceptions end at the server: logged, and answered with 500
+            if self.disconnected and isinstance(error, Exception):
+                log.debug("the app ended after its client had left: %r", error)
+            else:
+                log.error("the app failed", exc_info=error)
+                self._give_up()
         else:
-            self._transport.write(data)
+            if not self.complete and not self.disconnected:
+                log.error("the app returned without %s its answer", "completing" if self.started else "starting")
+                self._give_up()
+        if self.task is not None:
+            protocol.tasks.discard(self.task)
+        if not self.complete and protocol.transport.is_closing():
+            protocol.on_response_complete()  # cut short: whoever watches the connection must know that it is closing
 
-    def flush(self) -> None:
-        """Write a head that still waits for its body."""
-        if self._head:
-            data, self._head = self._head, b""
-            self._transport.write(data)
+    def _give_up(self) -> None:
+        """A 500 where nothing has left yet; otherwise only a broken connection can tell the client."""
+        if self.started or self.disconnected:
+            self._flush()
+            self._protocol.transport.close()
+            return
+        length = b"%d" % len(_FAILED)
+        self.keep_alive = False
+        self._start(500, [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", length)])
+        self._send_body(_FAILED, more=False)
 
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
+    # --- the app's side
 
+    async def receive(self) -> Message:
+        """The body in the parts in which it arrives; then waits for the client's leaving, or for the answer's end."""
+        if self.expects_continue and not self._protocol.transport.is_closing():
+            self.expects_continue = False
+            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self.disconnected or self.complete):
+            if self._body or not (self.more_body or self._ended):
+                body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+                self._body.clear()
+                self._size = 0
+                self._ended = not self.more_body
+                return {"type": "http.request", "body": body, "more_body": self.more_body}
+            self._protocol.flow.resume_reading()
+            if self._event is None:
+                self._event = asyncio.Event()
+            self._event.clear()
+            await self._event.wait()
+        return {"type": "http.disconnect"}
 
-class StrictCycle(RequestResponseCycle):
-    """Differs from uvicorn's: early answers close, late sends raise, a gone client is no error, one write for two.
-
-    `transport` is the connection's `Output`.
-    """
-
-    #: The answer was complete before the request was: the rest of the request is read and dropped, then we close.
-    linger = False
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send one ASGI message; waits while the client does not read."""
-        if not self.response_started:
-            cast("Output", self.transport).hold()
-            if self.more_body:
-                # What follows on this connection may be this body or the next request: do not guess. It also covers
-                # a client that waits for "100 Continue" and gets a final answer (RFC 9110, 10.1.1).
-                self.keep_alive = False
-            if not self.keep_alive:
-                message = _saying_close(message)
-        elif self.more_body and not message.get("more_body", False):
-            # Closing with unread input makes the kernel send RST, which can destroy the answer on its way.
-            self.linger = self.keep_alive = True
-        await super().send(message)
+    async def send(self, message: Message) -> None:
+        """Send one ASGI message; waits while the client does not read. Raises ClientGone when it has left."""
+        flow = self._protocol.flow
+        if flow.write_paused and not self.disconnected:
+            await flow.drain()
         if self.disconnected:
             raise ClientGone("the client closed the connection before the answer was complete")
+        kind = message["type"]
+        if kind == "http.response.body" and self.started and not self.complete:
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        elif kind == "http.response.start" and not self.started:
+            self._start(message["status"], message.get("headers", ()))
+        else:
+            raise RuntimeError(f"unexpected ASGI message '{kind}'")
 
-    async def run_asgi(self, app: ASGI3Application) -> None:
-        """Run the app; what it raises because the client left is logged at debug level only."""
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Make the head. It leaves with the first bytes of the body, or at the end of the loop's turn.
 
-        async def unless_gone(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-            try:
-                await app(scope, receive, send)
-            except Exception as error:
-                if not self.disconnected:
-                    raise
-                log.debug("the app ended after its client had left: %r", error)
+        Apart they are two system calls and two packets; but a stream whose first token takes long shows its status.
+        """
+        if self.more_body:
+            # What follows on this connection may be this body or the next request: do not guess. It also covers a
+            # client that waits for "100 Continue" and gets a final answer (RFC 9110, 10.1.1).
+            self.keep_alive = False
+        length, chunked = -1, False
+        names, values = [], []
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self._protocol.edge.head_lines()]
+        for name, value in headers:
+            name = name.lower()
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = chunked or value.lower() == b"chunked"
+            elif name == b"connection":
+                self.keep_alive = self.keep_alive and b"close" not in value.lower()
+                continue
+            names.append(name)
+            values.append(value)
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if _BAD_NAME.search(b"".join(names)) or _BAD_VALUE.search(b"".join(values)):
+            raise RuntimeError("the app sent a header that HTTP has no room for")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        head_only = self.scope["method"] == "HEAD"
+        if length < 0 and not chunked and not head_only and status not in _BODILESS:
+            chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        self._chunked = chunked
+        self._left = 0 if chunked or head_only else max(length, 0)
+        self.started = True
+        self.expects_continue = False
+        self._head = b"".join(lines)
+        self._protocol.loop.call_soon(self._flush)
 
-        finish = self.on_response
-        await super().run_asgi(unless_gone)
-        if not self.response_complete and self.transport.is_closing():
-            finish()  # cut short: whoever watches the connection must know that it is closing
+    def _flush(self) -> None:
+        """Write a head that still waits for its body."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._protocol.transport.write(head)
 
+    def _send_body(self, body: bytes, *, more: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            data = b""
+        elif self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not more:
+                data += b"0\r\n\r\n"
+        else:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not more):
+                raise RuntimeError(f"the body is {'longer' if self._left < 0 else 'shorter'} than its content-length")
+            data = body
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data:
+            self._protocol.transport.write(data)
+        if not more:
+            self._end()
 
-def _saying_close(message: ASGISendEvent) -> ASGISendEvent:
-    """The start of an answer with `connection: close`; uvicorn before 0.54 closes without saying so."""
-    given = cast("Iterable[tuple[bytes, bytes]]", message.get("headers", ()))
-    headers = [pair for pair in given if pair[0].lower() != b"connection"]
-    return cast("ASGISendEvent", {**message, "headers": [*headers, (b"connection", b"close")]})
+    def _end(self) -> None:
+        self.complete = True
+        if self.more_body:
+            # Closing with unread input makes the kernel send RST, which can destroy the answer on its way.
+            self.linger = True
+        elif not self.keep_alive:
+            self._protocol.transport.close()
+        if self._event is not None:
+            self._event.set()
+        self._protocol.on_response_complete()

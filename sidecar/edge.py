@@ -16,7 +16,7 @@ import uvicorn
 
 from sidecar.drain import first_of
 from sidecar.limits import EdgeLimits, EdgeState
-from sidecar.protocol import StrictHttpToolsProtocol
+from sidecar.protocol import StrictProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -46,7 +46,7 @@ class EdgeServer(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             cast("Any", app),
-            http=StrictHttpToolsProtocol,
+            http=StrictProtocol,
             ws="none",
             interface="asgi3",
             # "auto" would take a failure at start for an app without lifespan, and serve.
@@ -93,8 +93,8 @@ class EdgeServer(uvicorn.Server):
             self._next_date = now + 1.0
             await self._refresh_date()
 
-    def _connections(self) -> tuple[StrictHttpToolsProtocol, ...]:
-        return tuple(cast("set[StrictHttpToolsProtocol]", self.edge.connections))
+    def _connections(self) -> tuple[StrictProtocol, ...]:
+        return tuple(cast("set[StrictProtocol]", self.edge.connections))
 
     async def _refresh_date(self) -> None:
         await self.on_tick(0)  # a multiple of ten is uvicorn's "once a second"

@@ -1,4 +1,4 @@
-"""uvicorn's httptools protocol made strict: deadlines, limits while reading, one request at a time.
+"""A connection of a client, read strictly: deadlines, limits while reading, one request at a time.
 
 One request at a time: bytes behind a complete request are dropped and the connection is closed after the answer
 (RFC 9112, 9.3.2 lets a server do so). So a smuggled second request never gets an answer, and a pipelining client that
@@ -14,14 +14,15 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
-from sidecar.cycle import Output, StrictCycle
+from sidecar.cycle import Cycle
 from sidecar.limits import EdgeState
 from sidecar.strict import Refused, answer, without_upgrade
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
@@ -38,13 +39,15 @@ _MAX_DROPPED: Final = 1 << 20
 _CHUNK_LINES: Final = 32
 
 
-class StrictHttpToolsProtocol(HttpToolsProtocol):
+class StrictProtocol(asyncio.Protocol):
     """One client connection. `EdgeServer` calls `expire` when `deadline` or `send_deadline` (loop time) has passed.
 
     Deadlines are plain numbers and one sweep per tick checks them all: a timer per request costs more than the rest.
+    The constructor's arguments are those that `uvicorn.Server` gives.
     """
 
-    cycle: StrictCycle
+    transport: asyncio.Transport
+    flow: FlowControl
 
     def __init__(
         self,
@@ -53,30 +56,58 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        self.loop = _loop or asyncio.get_running_loop()
         self.edge = cast("EdgeState", server_state)
         self.limits = self.edge.limits
+        self.tasks = self.edge.tasks
+        self.parser = self._new_parser()
+        self.cycle: Cycle | None = None
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
         self.deadline = math.inf
         self.send_deadline = math.inf
+        self._app = cast("ASGIApp", config.loaded_app)
+        self._app_state = app_state
+        self._server: tuple[str, int | None] | None = None
+        self._client: tuple[str, int] | None = None
         self._phase = _IDLE
         self._head_bytes = 0
         self._dropped = 0
         self._refused: Refused | None = None
-        self._unstarted: StrictCycle | None = None
+        self._unstarted: Cycle | None = None
         # A chunked body: bytes taken in, and bytes accounted for by head, size lines and content.
         self._chunked = False
         self._raw = 0
         self._explained = 0
 
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # llhttp would refuse what follows `connection: close`; here it is dropped, and the first request answered.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     # --- the transport's side
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._output = Output(transport, self.loop)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self.flow = FlowControl(self.transport)
+        self._server = get_local_addr(self.transport)
+        self._client = get_remote_addr(self.transport)
+        self.edge.connections.add(cast("Any", self))
         self.deadline = self.loop.time() + self.limits.header_timeout_s
         most = self.limits.max_connections
-        if most is not None and len(self.connections) > most:
+        if most is not None and len(self.edge.connections) > most:
             self._refuse(503, "too many connections", ((b"retry-after", b"1"),))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.edge.connections.discard(cast("Any", self))
+        self._phase = _DROP
+        cycle = self.cycle
+        if cycle is not None and not cycle.complete:
+            cycle.disconnected = True
+            cycle.tell()
+        self.flow.resume_writing()
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -90,16 +121,15 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         if cycle is not None:
             # Only now: a body that is malformed in the same packet must not reach the app at all.
             self._unstarted = None
-            task = self.loop.create_task(cycle.run_asgi(self.app))
+            task = cycle.task = self.loop.create_task(cycle.run(self._app))
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self.flow.pause_writing()
         self.send_deadline = self.loop.time() + self.limits.send_timeout_s
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self.flow.resume_writing()
         self.send_deadline = math.inf
 
     # --- the server's side
@@ -139,7 +169,11 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
             raise Refused(400, "a second request before the first was answered")
         self._phase = _HEAD
         self._chunked = False
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
@@ -148,7 +182,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         parser = self.parser
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             return  # `feed_data` raises HttpParserUpgrade next
-        headers, scope, version = self.headers, self.scope, parser.get_http_version()
+        headers, version = self.headers, parser.get_http_version()
         try:
             seen = self.limits.head.check(headers, self.url, version)
             raw_path, _, query = self.url.partition(b"?")
@@ -159,59 +193,55 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         # Trailers come through `on_header` too and must not join the headers an app has already judged.
         self.headers = []
         self._phase = _BODY
-        scope["method"] = parser.get_method().decode("ascii")
-        if version != "1.1":
-            scope["http_version"] = version
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = query
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": "http",
+            "method": parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
+            "state": self._app_state.copy(),
+        }
         if b"transfer-encoding" in seen:
             self._chunked = True
             self._raw = self._head_bytes
             self._explained = len(self.url) + 24 + sum(len(name) + len(value) + 4 for name, value in headers)
-        self.cycle = self._unstarted = StrictCycle(
-            scope=scope,
-            transport=cast("asyncio.Transport", self._output),
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.edge.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=b"expect" in seen,
-            keep_alive=version == "1.1" and not self.edge.draining and parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
+        keep_alive = version == "1.1" and not self.edge.draining and parser.should_keep_alive()
+        self.cycle = self._unstarted = Cycle(self, scope, keep_alive=keep_alive, expects_continue=b"expect" in seen)
 
     def on_chunk_header(self) -> None:
         self._explained += _CHUNK_LINES
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
-        cycle.body += body
+        assert cycle is not None
         if self._chunked:
             self._explained += len(body)
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if cycle.add(body):
             self.flow.pause_reading()
-        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        if self._phase != _BODY:
+        if self._phase != _BODY or self.cycle is None:
             return  # an upgrade request, about to be read again without its upgrade
         self._phase = _BUSY
         self.cycle.more_body = False
-        self.cycle.message_event.set()
+        self.cycle.tell()
 
     # --- the cycle's side
 
     def on_response_complete(self) -> None:
         self.edge.total_requests += 1
-        self._output.flush()
         if self.transport.is_closing():
             self._close()
             return
         self.flow.resume_reading()
-        if self.cycle.linger:
+        if self.cycle is not None and self.cycle.linger:
             self._linger()
             return
         self._phase = _IDLE
@@ -269,8 +299,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         """
         parser = self.parser
         head = without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser = self._new_parser()
         self._phase = _IDLE
         self._head_bytes = 0
         self._feed(head)
@@ -291,7 +320,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
 
     def _second_request(self) -> None:
         self.edge.count("pipelined")
-        self.cycle.keep_alive = False
+        self.drain()
         self._phase = _DROP
 
     # --- ending
@@ -301,10 +330,10 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         self.edge.count(f"refused_{status}")
         self._unstarted = None
         cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
+        if cycle is not None and not cycle.complete:
             cycle.disconnected = True
-            cycle.message_event.set()
-            if cycle.response_started:
+            cycle.tell()
+            if cycle.started:
                 self.transport.abort()
                 return
         self.transport.write(answer(status, message, (*self.edge.default_headers, *extra)))

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
 
 import orjson
-from starlette.datastructures import Headers
 
 from tianji_mw import jsonbytes
 from tianji_mw.apis.base import JSON, Api, Usage
 from tianji_mw.errors import BodyTooLarge, InvalidRequest, ReceiveTimeout, TianjiError, UnsupportedEncoding
+from tianji_mw.headers import RequestHeaders
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
@@ -85,9 +85,11 @@ class Call:
     id: str
     method: str
     path: str
-    headers: Headers
+    headers: RequestHeaders
     limits: Limits
     runtime: Runtime
+    #: The event loop that serves it, set by the layer that opened the call.
+    loop: asyncio.AbstractEventLoop | None = None
     identity: Identity | None = None
     deployment: Deployment | None = None
     usage: Usage = field(default_factory=Usage)
@@ -227,7 +229,7 @@ class Call:
         if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
         try:
-            async with asyncio.timeout(self.limits.receive_timeout_s):
+            with self.runtime.alarms.within(self.limits.receive_timeout_s):
                 return await self._read_parts(receive, limit)
         except TimeoutError:
             seconds = self.limits.receive_timeout_s
@@ -245,9 +247,9 @@ class Call:
             size += len(part)
             if size > limit:
                 raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-            parts.append(part)
             if not message.get("more_body", False):
-                return b"".join(parts)
+                return b"".join((*parts, part)) if parts else bytes(part)
+            parts.append(part)
 
     def rewind(self) -> None:
         """Let `receive` give the body again, for another attempt at the inner app."""
@@ -359,7 +361,7 @@ def open_call(api: Api, scope: Scope, receive: Receive, *, runtime: Runtime, lim
         id=runtime.new_id(),
         method=scope["method"],
         path=scope["path"],
-        headers=Headers(scope=scope),
+        headers=RequestHeaders(scope["headers"]),
         limits=limits,
         runtime=runtime,
     )

@@ -124,14 +124,20 @@ class LLMMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http" and (api := self.routes.match(scope)) is not None:
-            await self._serve(api, scope, receive, send)
+            call: Call | None = scope.get(CALL_KEY)
+            if call is not None and call.loop is self._loop:
+                await self._run(call, scope, receive, send)
+            else:
+                await self._serve(api, scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
     async def _serve(self, api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._loop is not asyncio.get_running_loop():
+        """Start the layer if it has not started in this loop; open the Call if no layer outside did."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
             await self._start_late(scope)
         call: Call | None = scope.get(CALL_KEY)
         if call is not None:
@@ -139,6 +145,7 @@ class LLMMiddleware:
             return
         assert self.runtime is not None
         call = open_call(api, scope, receive, runtime=self.runtime, limits=self.limits)
+        call.loop = loop
         inner = dict(scope)
         inner[CALL_KEY] = call
         inner[RUNTIME_KEY] = self.runtime

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from tianji_mw import outgoing, redact
-from tianji_mw.apis.base import Api
 from tianji_mw.bridges.base import Bridge, Context, Event
 from tianji_mw.errors import TianjiError, UpstreamError, UpstreamMalformed, UpstreamTruncated
 from tianji_mw.frames import FRAMES_KEY, Annotation, Form, Frame, Reader, form_of
+from tianji_mw.plan import Plan
 from tianji_mw.providers import classify
 from tianji_mw.providers.base import SHOWN
 from tianji_mw.taps import send_error, send_error_end, with_headers
@@ -57,32 +57,40 @@ class Exchange:
     """State of one attempt. `run` answers the client in every case: by the answer, an error, or a cut stream's end."""
 
     __slots__ = (
-        "_ask_usage", "_bridge", "_call", "_context", "_deployment", "_rules", "_send", "_started", "_stream", "_wire",
+        "_ask_usage", "_bridge", "_call", "_context", "_deployment", "_plan", "_rules", "_send", "_started", "_stream",
+        "_wire",
     )  # fmt: skip
 
-    def __init__(self, call: Call, deployment: Deployment, send: Send) -> None:
+    def __init__(self, call: Call, plan: Plan, send: Send) -> None:
         if call.request.get("mock_response"):
             from tianji_mw.providers.mock import mocked
 
-            deployment = mocked(deployment, call.request["mock_response"])
-        provider = deployment.provider
+            plan = Plan(mocked(plan.deployment, call.request["mock_response"]), call.api)
         self._call = call
-        self._deployment = deployment
+        self._plan = plan
+        self._deployment = plan.deployment
         self._send = send
-        self._bridge: Bridge | None = provider.bridge(call.api.name)
-        self._wire = provider.wire(call.api.name)
-        self._rules = outgoing.rules_of(deployment, call)
-        self._context = Context(
-            call_id=call.id,
-            model=call.model,
-            created=int(call.runtime.wall()),
-            drop_params=self._rules.drop_unsupported,
-            defaults=self._rules.defaults,
-        )
+        self._bridge: Bridge | None = plan.bridge
+        self._wire = plan.wire
+        self._rules = outgoing.rules_for(plan.rules, call.request)
+        self._context: Context | None = None
         #: Some APIs never stream, whatever their requests say.
-        self._stream = call.stream and type(call.api).split is not Api.split
-        self._ask_usage = outgoing.asks_for_usage(call, stream=self._stream)
+        self._stream = call.stream and call.api.streams
+        self._ask_usage = self._stream and outgoing.asks_for_usage(call)
         self._started: Form | None = None
+
+    def _noted(self) -> Context:
+        """What a bridge or an edit of the request needs to know; bytes that pass through need none."""
+        if self._context is None:
+            call, rules = self._call, self._rules
+            self._context = Context(
+                call_id=call.id,
+                model=call.model,
+                created=int(call.runtime.wall()),
+                drop_params=rules.drop_unsupported,
+                defaults=rules.defaults,
+            )
+        return self._context
 
     async def run(self) -> None:
         """The whole attempt. Raises ClientGone when the client leaves; other failures become answers."""
@@ -100,25 +108,31 @@ class Exchange:
 
     async def _open(self) -> UpstreamResponse:
         """Send; the answer's head. A status of 400 and above raises the provider's error."""
-        call, deployment, stream = self._call, self._deployment, self._stream
-        provider = deployment.provider
-        body = outgoing.body_for(
-            call, deployment, self._wire, self._bridge, self._context, self._rules, ask_usage=self._ask_usage
+        call, plan, stream = self._call, self._plan, self._stream
+        request = UpstreamRequest(
+            "POST",
+            plan.url(call, stream=stream),
+            await plan.headers(call, stream=stream),
+            self._body(),
+            outgoing.deadlines_for(call, plan.deployment, stream=stream),
         )
-        own = (
-            ("content-type", "application/json"),
-            ("accept", "text/event-stream" if stream else "application/json"),
-            ("accept-encoding", "identity"),
-        )
-        headers = await outgoing.headers_for(call, deployment, own)
-        url = provider.url(self._wire, deployment.upstream_model(call.model), stream=stream)
-        deadlines = outgoing.deadlines_for(call, deployment, stream=stream)
-        transport = provider.transport() or call.runtime.transport
-        call.timings.sent_upstream = call.runtime.clock()
-        response = await transport.send(UpstreamRequest("POST", url, headers, body, deadlines))
-        call.timings.first_upstream_byte = call.runtime.clock()
-        await refuse_bad_status(response, deployment)
+        clock, timings = call.runtime.clock, call.timings
+        timings.sent_upstream = clock()
+        response = await plan.transport(call).send(request)
+        timings.first_upstream_byte = clock()
+        if not 200 <= response.status < 300:
+            await refuse_bad_status(response, plan.deployment)
         return response
+
+    def _body(self) -> bytes:
+        """The client's own bytes where nothing has to change in them, else encoded anew."""
+        call, plan = self._call, self._plan
+        model = plan.model(call)
+        if not outgoing.edits(call, plan, self._rules, model, ask_usage=self._ask_usage):
+            body = outgoing.spliced(call, model, ask_usage=self._ask_usage)
+            if body is not None:
+                return body
+        return outgoing.body_for(call, plan, model, self._noted(), self._rules, ask_usage=self._ask_usage)
 
     # --- the answer
 
@@ -141,21 +155,19 @@ class Exchange:
     def _whole(self, body: bytes, response: UpstreamResponse) -> Frame:
         """The plain answer as a frame of the client's API. Raises UpstreamMalformed or the error inside of a 200."""
         call, bridge = self._call, self._bridge
-        reader = Reader(call, "whole")
-        if bridge is None:
-            [frame] = reader.feed(body, more=False)
-            data = frame.data
-        else:
-            data = _json(body)
-        if classify.is_error(data):
-            raise self._error_inside(body, response)
+        frame = Frame(body, call, "whole")
+        data = frame.data
         if not isinstance(data, dict):
             raise self._malformed(_what(body, response))
+        if classify.is_error(data):
+            raise self._error_inside(body, response)
         if not any(key in data for key in _ANSWERS.get(self._wire, data or ("",))):
             raise self._malformed(f"sent an answer that is none of {self._wire}")
         if bridge is not None:
-            frame = Frame.made(call, bridge.answer(data, self._context), form="whole")
-            reader.note([frame])
+            frame = Frame.made(call, bridge.answer(data, self._noted()), form="whole")
+        usage = call.api.usage(frame.data)
+        if usage is not None:
+            call.usage = call.usage.merged(usage)
         return frame
 
     def _as_stream(self, frame: Frame) -> list[Frame]:
@@ -199,7 +211,7 @@ class Exchange:
         call = self._call
         reader = Reader(call, "sse")
         decoder = self._deployment.provider.decoder(self._wire, call.limits.max_event_bytes)
-        state = bridge.stream(self._context)
+        state = bridge.stream(self._noted())
         size = 0
         while chunk := await response.chunk():
             size += len(chunk)
@@ -274,7 +286,7 @@ class Exchange:
 
     def _head(self, response: UpstreamResponse, frames: list[Frame], form: Form) -> list[tuple[bytes, bytes]]:
         headers = provider_headers(response)
-        if self._context.dropped:
+        if self._context is not None and self._context.dropped:
             dropped = ",".join(dict.fromkeys(self._context.dropped))
             headers = with_headers(headers, {"x-tianji-dropped-params": dropped})
         if form == "sse":

@@ -19,14 +19,16 @@ from tianji_mw.call import CALL_KEY, Call
 from tianji_mw.driver import LayerOptions, LLMMiddleware
 from tianji_mw.errors import MethodNotAllowed, RouteNotFound, TianjiError, UnknownModel
 from tianji_mw.exchange import Exchange
+from tianji_mw.plan import Plan
 from tianji_mw.routes import Routes
-from tianji_mw.routing.base import Deployments, Picker
+from tianji_mw.routing.base import Deployment, Deployments, Picker
 from tianji_mw.routing.shuffle import Shuffle
 from tianji_mw.taps import send_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from tianji_mw.apis.base import Api
     from tianji_mw.runtime import Runtime
     from tianji_mw.upstream import TransportOptions
 
@@ -57,6 +59,8 @@ class Gateway(LLMMiddleware):
         self._picker: Picker = picker or Shuffle()
         self._always_include_usage = always_include_usage
         self._upstream = upstream
+        #: Bounded by the config: deployments are compared by identity.
+        self._plans: dict[tuple[Deployment, Api], Plan] = {}
 
     @classmethod
     def from_config(cls, path: str | Path, *, env: Mapping[str, str] | None = None) -> ASGIApp:
@@ -100,7 +104,7 @@ class Gateway(LLMMiddleware):
                 deployment = call.deployment
                 if deployment is None:
                     deployment = call.deployment = self._picker.pick(self.deployments.serving(call.model), call)
-                await Exchange(call, deployment, send).run()
+                await Exchange(call, self._plan(deployment, call.api), send).run()
         except TianjiError as error:
             # Nothing has been sent yet: an exchange answers its own failures.
             call.fail(error)
@@ -114,6 +118,12 @@ class Gateway(LLMMiddleware):
             if call.status:
                 raise
             await send_error(call, send, TianjiError("The gateway failed while it served this request."))
+
+    def _plan(self, deployment: Deployment, api: Api) -> Plan:
+        plan = self._plans.get((deployment, api))
+        if plan is None:
+            plan = self._plans[deployment, api] = Plan(deployment, api)
+        return plan
 
     async def _models(self, call: Call, path: str, send: Send) -> None:
         """`GET /v1/models` and `/v1/models/{id}`: only names the caller may use."""

@@ -1,6 +1,6 @@
 """Outgoing HTTP for integrations (httpx): explicit deadlines, bounded answers, and a guard against internal addresses.
 
-For upstream LLM traffic there is `upstream/`. This, `transport.py` and `upstream/http2.py` are the only files that name httpx.
+For upstream LLM traffic there is `upstream/`. Only this, `transport.py` and `upstream/http2.py` name httpx.
 """
 
 from __future__ import annotations

@@ -20,10 +20,13 @@ from tianji_mw.params import OWN_FIELDS, ParamRules
 if TYPE_CHECKING:
     from tianji_mw.bridges.base import Bridge, Context
     from tianji_mw.call import Call
+    from tianji_mw.plan import Plan
     from tianji_mw.providers.base import Provider
     from tianji_mw.routing.base import Deployment
     from tianji_mw.upstream import Deadlines, RawHeaders
 
+#: Request fields that say what happens to the others.
+_OF_FIELDS: Final = frozenset({"drop_params", "additional_drop_params", "allowed_openai_params"})
 _ASK_USAGE: Final = b'{"include_usage":true}'
 #: APIs whose streams tell usage only when asked.
 _USAGE_ON_REQUEST: Final = frozenset({"chat_completions", "completions"})
@@ -42,18 +45,14 @@ def wants_usage_chunk(request: Mapping[str, JSON]) -> bool:
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
-def asks_for_usage(call: Call, *, stream: bool) -> bool:
-    """Whether we ask the provider for usage that the client did not ask for, and so take out again."""
-    if not (call.want_usage and stream and call.api.name in _USAGE_ON_REQUEST):
-        return False
-    return not wants_usage_chunk(call.request)
+def asks_for_usage(call: Call) -> bool:
+    """Whether we ask the provider for a stream's usage that the client did not ask for, and so take out again."""
+    return call.want_usage and call.api.name in _USAGE_ON_REQUEST and not wants_usage_chunk(call.request)
 
 
-def rules_of(deployment: Deployment, call: Call) -> ParamRules:
-    """The deployment's rules for this API, with what the request itself says about its fields."""
-    rules = deployment.rules_of.get(call.api.name, deployment.rules)
-    request = call.request
-    if not ("drop_params" in request or "additional_drop_params" in request or "allowed_openai_params" in request):
+def rules_for(rules: ParamRules, request: Mapping[str, JSON]) -> ParamRules:
+    """A deployment's rules with what the request itself says about its fields."""
+    if _OF_FIELDS.isdisjoint(request):
         return rules
     drop = _listed(request, "additional_drop_params")
     allowed = _listed(request, "allowed_openai_params")
@@ -74,33 +73,30 @@ def _listed(request: Mapping[str, JSON], name: str) -> list[str]:
     return value
 
 
-def body_for(
-    call: Call,
-    deployment: Deployment,
-    wire: str,
-    bridge: Bridge | None,
-    context: Context,
-    rules: ParamRules,
-    *,
-    ask_usage: bool,
-) -> bytes:
-    """The bytes for the provider. Raises UnsupportedParams and InvalidRequest naming the field."""
-    request, provider = call.request, deployment.provider
-    model = deployment.upstream_model(call.model)
-    edits = (
-        bridge is not None
+def edits(call: Call, plan: Plan, rules: ParamRules, model: str, *, ask_usage: bool) -> bool:
+    """Whether more has to change in the request than what `spliced` can do."""
+    request = call.request
+    return (
+        plan.bridge is not None
         or rules.changes(request)
         or (ask_usage and "stream_options" in request)
-        or provider.prepares(request, wire, model)
+        or plan.provider.prepares(request, plan.wire, model)
     )
-    if not edits:
-        body: bytes | None = call.body
-        if body is not None and model != call.model:
-            body = jsonbytes.replace_value(body, "model", orjson.dumps(model))
-        if body is not None and ask_usage:
-            body = jsonbytes.append_field(body, "stream_options", _ASK_USAGE)
-        if body is not None:
-            return body
+
+
+def spliced(call: Call, model: str, *, ask_usage: bool) -> bytes | None:
+    """The client's bytes with the model's name replaced and usage asked for; None where the place cannot be told."""
+    body: bytes | None = call.body
+    if body is not None and model != call.model:
+        body = jsonbytes.replace_value(body, "model", orjson.dumps(model))
+    if body is not None and ask_usage:
+        body = jsonbytes.append_field(body, "stream_options", _ASK_USAGE)
+    return body
+
+
+def body_for(call: Call, plan: Plan, model: str, context: Context, rules: ParamRules, *, ask_usage: bool) -> bytes:
+    """The request encoded anew for the provider. Raises UnsupportedParams and InvalidRequest naming the field."""
+    provider, wire, bridge = plan.provider, plan.wire, plan.bridge
     edited = _edited(call, rules, context)
     if bridge is not None:
         context.notes["want_usage"] = call.want_usage
@@ -178,7 +174,7 @@ def deadlines_for(call: Call, deployment: Deployment, *, stream: bool) -> Deadli
     """The deployment's deadlines; a request's own `timeout` or `stream_timeout` can only shorten them."""
     found = (deployment.stream_deadlines if stream else None) or deployment.deadlines
     request = call.request
-    asked = request.get("stream_timeout") if stream and "stream_timeout" in request else request.get("timeout")
+    asked = request.get("stream_timeout" if stream and "stream_timeout" in request else "timeout")
     if asked is None:
         return found
     if isinstance(asked, bool) or not isinstance(asked, int | float) or asked <= 0:

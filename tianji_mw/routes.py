@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlparse
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
 
     from tianji_mw.call import Call
 
-#: Where the first layer leaves what it found for the inner ones: (path, root_path, table, apis).
-_MEMO: Final = "tianji_mw.route"
+#: Paths whose answer is remembered: their length, and how many of them.
+_LONGEST_KNOWN: Final = 200
+_MOST_KNOWN: Final = 1_000
 _ANY: Final = "{id}"
 #: A path that every reading takes the same way.
 _PLAIN: Final = re.compile(r"(?:/[a-z0-9_~-][a-z0-9_~.-]*)+")
@@ -52,7 +52,7 @@ class Routes:
     'chat_completions'
     """
 
-    __slots__ = ("_adopts", "_app", "_entries", "_fixed", "_key", "_longest", "_open", "_parents", "_roots", "_tails")
+    __slots__ = ("_adopts", "_app", "_entries", "_fixed", "_known", "_longest", "_open", "_parents", "_roots", "_tails")
 
     def __init__(
         self, apis: Iterable[Api], *, extra: Iterable[tuple[str, Api]] = (), roots: Sequence[str] = ()
@@ -65,6 +65,7 @@ class Routes:
 
     def _index(self, entries: list[tuple[str, Api]]) -> None:
         self._entries = entries
+        self._known: dict[tuple[str, str | None], Sequence[Api]] = {}
         self._fixed: dict[Segments, list[tuple[bool, Api]]] = {}
         self._open: list[tuple[Segments, bool, Api]] = []
         for pattern, api in self._entries:
@@ -80,8 +81,6 @@ class Routes:
         #: Segments that may stand before a free last segment; None where such a segment is free itself.
         parents = {key[-2] if len(key) > 1 else _ANY for key in keys if key[-1] == _ANY}
         self._parents = None if _ANY in parents else frozenset(parents)
-        # Equal tables have the same key object: layers compare it by identity.
-        self._key = sys.intern(repr(([(path, api.name, id(api)) for path, api in self._entries], sorted(self._roots))))
 
     @classmethod
     def of(cls, paths: Sequence[str]) -> Routes:
@@ -119,13 +118,10 @@ class Routes:
         if self._app is not None:
             self._adopt()
         path, root = scope["path"], scope.get("root_path")
-        memo = scope.get(_MEMO)
-        # Valid for the same path, root and table only: a layer between may have rewritten them, or know more routes.
-        if memo is not None and memo[0] is path and memo[1] == root and memo[2] is self._key:
-            apis: Sequence[Api] = memo[3]
-        else:
+        apis = self._known.get((path, root))
+        if apis is None:
             apis = self._find(path, root or "")
-            scope[_MEMO] = (path, root, self._key, apis)
+            self._remember(path, root, apis)
         if not apis:
             # Another layer knows better: what it takes for an LLM request is one for all.
             call: Call | None = scope.get(CALL_KEY) if self._adopts else None
@@ -135,6 +131,13 @@ class Routes:
             if method in api.methods:
                 return api
         return _other_method(apis, method.upper(), scope)
+
+    def _remember(self, path: str, root: str | None, apis: Sequence[Api]) -> None:
+        """Keep an answer; few and short paths only, so that clients cannot fill the memory."""
+        if len(path) <= _LONGEST_KNOWN:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[path, root] = apis
 
     def _find(self, path: str, root: str) -> Sequence[Api]:
         """The APIs of this path, whatever the method."""

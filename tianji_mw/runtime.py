@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from tianji_mw.alarms import Alarms
+
 if TYPE_CHECKING:
     from tianji_mw.upstream import Transport, TransportOptions
 
@@ -31,7 +33,8 @@ class Runtime:
 
     clock: Callable[[], int] = time.monotonic_ns
     wall: Callable[[], float] = time.time
-    rng: random.Random = field(default_factory=random.SystemRandom)
+    #: For choices, jitter and ids; nothing secret is made of it. Seeded by the system.
+    rng: random.Random = field(default_factory=random.Random)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     transport_factory: Callable[[], Transport] | None = None
     #: Set while the process drains: readiness is off, running calls go on.
@@ -44,6 +47,8 @@ class Runtime:
     restarts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        #: Deadlines that need no precision.
+        self.alarms = Alarms()
         self._shared: dict[object, asyncio.Task[Any]] = {}
         self._exits: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,11 +132,9 @@ class Runtime:
 
     def new_id(self) -> str:
         """A UUIDv7 (RFC 9562, section 5.7): sortable by time."""
-        value = (int(self.wall() * 1000) & 0xFFFF_FFFF_FFFF) << 80 | self.rng.getrandbits(80)
-        value = value & ~(0xF << 76) | 0x7 << 76
-        value = value & ~(0x3 << 62) | 0x2 << 62
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        ms, rand = int(self.wall() * 1000) & 0xFFFF_FFFF_FFFF, self.rng.getrandbits(74)
+        variant = 0x8000 | (rand >> 48 & 0x3FFF)
+        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{rand >> 62:03x}-{variant:04x}-{rand & 0xFFFF_FFFF_FFFF:012x}"
 
     async def aclose(self) -> None:
         """Stop the background tasks and close every resource, the last opened first. Each is closed, whatever fails."""

@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from tianji_mw.call import Call
 
 #: A disconnect is acted on within 200 ms; this leaves room.
-START_AFTER_S: Final = 0.05
+START_AFTER_S: Final = 0.04
 
 
 class Watch:
     """`async with Watch(call):` raises ClientGone inside of the block's awaits when the client disconnects."""
 
-    __slots__ = ("_call", "_fired", "_task", "_timer", "_watcher")
+    __slots__ = ("_call", "_fired", "_task", "_watcher")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._fired = False
         self._task: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(START_AFTER_S, self._start)
+        self._call.runtime.alarms.set(self, START_AFTER_S)
 
-    def _start(self) -> None:
+    def ring(self) -> None:
+        """The call takes long enough to watch its client."""
         self._watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
@@ -48,8 +48,7 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._call.runtime.alarms.clear(self)
         if self._watcher is not None and not self._watcher.done():
             self._watcher.cancel()
         elif self._watcher is not None and not self._watcher.cancelled():

@@ -196,12 +196,20 @@ def test_the_memo_holds_for_the_same_table_only() -> None:
     assert BASE.match(scope) is not None
 
 
-def test_equal_tables_share_the_memo(monkeypatch: pytest.MonkeyPatch) -> None:
-    scope: dict[str, Any] = {"method": "POST", "path": "/v1/chat/completions", "root_path": "", "headers": []}
-    first, second = Routes.of(["/ask"]), Routes.of(["/ask"])
-    assert first.match(scope) is not None
-    monkeypatch.setattr(Routes, "_find", None)
-    assert second.match(scope) is not None
+def test_a_path_is_searched_for_once_and_clients_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    find = Routes._find
+    monkeypatch.setattr(Routes, "_find", lambda self, path, root: (searched.append(path), find(self, path, root))[1])
+    table = Routes.of(["/ask"])
+    for _ in range(3):
+        assert name(table, "/v1/chat/completions") == "chat_completions"
+        assert name(table, "/elsewhere") is None
+    assert searched == ["/v1/chat/completions", "/elsewhere"]
+    for number in range(5_000):
+        name(table, f"/x/{number}")
+        name(table, f"/{'x' * 300}{number}")
+    assert len(table._known) <= 1_000
+    assert max(len(path) for path, _ in table._known) <= 200
 
 
 def test_root_patterns_and_free_segments_of_the_gateway() -> None:

@@ -78,6 +78,8 @@ class Api:
     methods: ClassVar[frozenset[str]] = frozenset({"POST"})
     #: False: the body streams through unread (audio, files); there is then no `call.request`.
     buffered: ClassVar[bool] = True
+    #: Whether its answers may be streams; set where `split` is written.
+    streams: ClassVar[bool] = False
     #: Request fields of which at least one must be present.
     required: ClassVar[tuple[str, ...]] = ()
     #: What the bytes of a frame with usage must match: a cheap test before JSON is decoded.
@@ -85,6 +87,10 @@ class Api:
 
     #: Bytes that close a proper stream, after the last event; empty where an event does it.
     done: ClassVar[bytes] = b""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.streams = cls.split is not Api.split
 
     # --- requests
 

@@ -53,7 +53,7 @@ class TransportOptions:
     http2: bool = False
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class UpstreamRequest:
     """One request, ready to be sent. `body` is bytes, or an iterator for bodies that stream through unread.
 

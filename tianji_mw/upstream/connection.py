@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import select
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: A body up to this size goes out in one piece with its head; copying a larger one costs more than a second write.
 _JOINED: Final = 64 << 10
+_TIMEOUT: Final = re.compile(rb"(?:^|[,\s])timeout=(\d{1,9})")
+_ON_THE_WAY_S: Final = 0.5
 
 
 class _HeadTooLarge(Exception):  # from inside of the parser's callbacks to the one who feeds it
@@ -238,6 +241,8 @@ class Connection(asyncio.Protocol):
             self._check_head(answer)
         if not self._parser.should_keep_alive():
             self._keep = False
+        elif not self.idle_since:
+            self.keep_alive_s = min(self.keep_alive_s, _offered(answer.headers))
         answer.started = True
         if answer.bodiless:
             self._keep = False  # llhttp waits for the body of which the head speaks
@@ -294,6 +299,14 @@ class Connection(asyncio.Protocol):
         else:
             # The text of this error quotes the upstream's bytes, which may echo a key.
             self._refuse(answer, f"sent an answer that is not HTTP ({type(error).__name__})")
+
+
+def _offered(headers: list[tuple[bytes, bytes]]) -> float:
+    """For how long the upstream keeps an idle connection, where it says so, less the way of a request to it."""
+    for name, value in headers:
+        if name == b"keep-alive" and (found := _TIMEOUT.search(value.lower())):
+            return max(0.0, int(found[1]) - _ON_THE_WAY_S)
+    return math.inf
 
 
 def _probe(sock: socket.socket) -> Callable[[], bool]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.core.test_call import GOOD, call_over, part
-from tianji_mw import watch
+from tianji_mw import alarms, watch
 from tianji_mw.call import Call, ClientGone
 from tianji_mw.watch import Watch
 
@@ -16,6 +16,7 @@ from tianji_mw.watch import Watch
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "START_AFTER_S", 0.001)
+    monkeypatch.setattr(alarms, "TICK_S", 0.001)
 
 
 async def loaded(*more: Any) -> Call:
@@ -104,7 +105,7 @@ async def test_both_at_once_stay_a_cancel() -> None:
 
     async def run() -> None:
         async with watching:
-            watching._start()
+            watching.ring()
             await asyncio.sleep(60)
 
     task = asyncio.create_task(run())
