@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+
+from tianji_mw.channel import Channel
+from tianji_mw.taps import FOLLOWED_KEY
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
@@ -37,12 +40,12 @@ class ClientGone(ConnectionError):
     """
 
 
-class Cycle:
+class Cycle(Channel):
     """State of one exchange. The protocol adds the body's parts and says when the client has left."""
 
     __slots__ = (
-        "_body", "_chunked", "_ended", "_event", "_head", "_left", "_protocol", "_size", "complete", "disconnected",
-        "expects_continue", "keep_alive", "linger", "more_body", "scope", "started", "task",
+        "_body", "_chunked", "_ended", "_event", "_head", "_left", "_on_gone", "_protocol", "_size", "complete",
+        "disconnected", "expects_continue", "keep_alive", "linger", "more_body", "scope", "started", "task",
     )  # fmt: skip
 
     def __init__(self, protocol: StrictProtocol, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
@@ -60,6 +63,7 @@ class Cycle:
         self.more_body = True
         self._ended = False
         self._event: asyncio.Event | None = None
+        self._on_gone: Callable[[], None] | None = None
         # The answer.
         self.started = False
         self.complete = False
@@ -77,10 +81,19 @@ class Cycle:
             self._event.set()
         return self._size > _READ_AHEAD
 
-    def tell(self) -> None:
-        """Something has changed: the body is complete, or the client has left."""
+    def body_ended(self) -> None:
+        """The body is complete."""
+        self.more_body = False
         if self._event is not None:
             self._event.set()
+
+    def client_left(self) -> None:
+        """Nobody takes the answer any more."""
+        self.disconnected = True
+        if self._event is not None:
+            self._event.set()
+        if self._on_gone is not None:
+            self._on_gone()
 
     async def run(self, app: ASGIApp) -> None:
         """Run the app to its end. What it raises because the client left is logged at debug level only."""
@@ -115,6 +128,23 @@ class Cycle:
 
     # --- the app's side
 
+    def take_body(self) -> bytes | None:
+        if self.more_body or self._ended or self.disconnected:
+            return None
+        self._ended = True
+        self._size = 0
+        return self._body.pop() if len(self._body) == 1 else self._joined()
+
+    def _joined(self) -> bytes:
+        body = b"".join(self._body)
+        self._body.clear()
+        return body
+
+    def on_gone(self, tell: Callable[[], None] | None) -> None:
+        self._on_gone = tell
+        if self.disconnected and tell is not None:
+            tell()
+
     async def receive(self) -> Message:
         """The body in the parts in which it arrives; then waits for the client's leaving, or for the answer's end."""
         if self.expects_continue and not self._protocol.transport.is_closing():
@@ -122,8 +152,7 @@ class Cycle:
             self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.disconnected or self.complete):
             if self._body or not (self.more_body or self._ended):
-                body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-                self._body.clear()
+                body = self._joined()
                 self._size = 0
                 self._ended = not self.more_body
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
@@ -146,6 +175,8 @@ class Cycle:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
         elif kind == "http.response.start" and not self.started:
             self._start(message["status"], message.get("headers", ()))
+            if FOLLOWED_KEY not in message:
+                self._protocol.loop.call_soon(self._flush)
         else:
             raise RuntimeError(f"unexpected ASGI message '{kind}'")
 
@@ -187,7 +218,6 @@ class Cycle:
         self.started = True
         self.expects_continue = False
         self._head = b"".join(lines)
-        self._protocol.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write a head that still waits for its body."""

@@ -104,8 +104,7 @@ class StrictProtocol(asyncio.Protocol):
         self._phase = _DROP
         cycle = self.cycle
         if cycle is not None and not cycle.complete:
-            cycle.disconnected = True
-            cycle.tell()
+            cycle.client_left()
         self.flow.resume_writing()
         self.transport.close()
 
@@ -230,8 +229,7 @@ class StrictProtocol(asyncio.Protocol):
         if self._phase != _BODY or self.cycle is None:
             return  # an upgrade request, about to be read again without its upgrade
         self._phase = _BUSY
-        self.cycle.more_body = False
-        self.cycle.tell()
+        self.cycle.body_ended()
 
     # --- the cycle's side
 
@@ -331,8 +329,7 @@ class StrictProtocol(asyncio.Protocol):
         self._unstarted = None
         cycle = self.cycle
         if cycle is not None and not cycle.complete:
-            cycle.disconnected = True
-            cycle.tell()
+            cycle.client_left()
             if cycle.started:
                 self.transport.abort()
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import sys
@@ -146,7 +147,17 @@ async def _serve_signalled(
     drain = drain or Drain()
     with drain.signals():
         admin = bind(config.admin_host, config.admin_port) if apps.admin and config.admin_port else None
-        return await run(apps, config, drain, main, admin, watchdog=watchdog)
+        return await run(apps, config, drain, main, admin, watchdog=watchdog, on_ready=_settle)
+
+
+def _settle() -> None:
+    """Tell the garbage collector that what the start has built stays: it need not look through it again.
+
+    With its usual thresholds it looks at the young objects every few requests, a tenth of their CPU time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 async def run(

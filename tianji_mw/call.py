@@ -17,6 +17,7 @@ import orjson
 
 from tianji_mw import jsonbytes
 from tianji_mw.apis.base import JSON, Api, Usage
+from tianji_mw.channel import Channel, channel_of
 from tianji_mw.errors import BodyTooLarge, InvalidRequest, ReceiveTimeout, TianjiError, UnsupportedEncoding
 from tianji_mw.headers import RequestHeaders
 
@@ -174,7 +175,7 @@ class Call:
 
     def listen(self, receive: Receive) -> None:
         """Take the body from this channel when it is asked for; for a layer that does not load it at once."""
-        if self._request is None and receive != self.receive:
+        if self._request is None and receive is not self._receive and receive != self.receive:
             self._receive = receive
 
     async def load(self, receive: Receive | None = None) -> None:
@@ -185,7 +186,7 @@ class Call:
 
         Raises BodyTooLarge, UnsupportedEncoding, ReceiveTimeout, InvalidRequest.
         """
-        if receive is None or receive == self.receive:
+        if receive is None or (receive is not self._receive and receive == self.receive):
             if self._request is not None:
                 return
             receive = self._receive
@@ -220,14 +221,19 @@ class Call:
         return cast("dict[str, JSON]", request)
 
     async def _read(self, receive: Receive) -> bytes:
-        encoding = self.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        if (encoding := self.headers.get("content-encoding", "identity")) != "identity":
             raise UnsupportedEncoding(f"Request bodies in '{encoding}' are not accepted; send plain JSON.")
         limit = self.limits.max_body_bytes
         length = self.headers.get("content-length", "")
         # More digits than any limit has are not worth converting.
         if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+        channel = channel_of(receive)
+        body = None if channel is None else channel.take_body()
+        if body is not None:
+            if len(body) > limit:
+                raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+            return body
         try:
             with self.runtime.alarms.within(self.limits.receive_timeout_s):
                 return await self._read_parts(receive, limit)
@@ -266,6 +272,11 @@ class Call:
         if message["type"] == "http.disconnect" and not self.complete:
             self.gone = not self.closed
         return message
+
+    @property
+    def channel(self) -> Channel | None:
+        """What the server offers beside `receive`, where nothing stands between it and this call."""
+        return channel_of(self._receive)
 
     async def disconnected(self) -> None:
         """Return when the client has gone away; for a terminal app that has read the body through the Call."""

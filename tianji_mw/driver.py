@@ -149,7 +149,8 @@ class LLMMiddleware:
         inner = dict(scope)
         inner[CALL_KEY] = call
         inner[RUNTIME_KEY] = self.runtime
-        inner["headers"] = taps.without_accept_encoding(scope["headers"])
+        if "accept-encoding" in call.headers:
+            inner["headers"] = taps.without_accept_encoding(scope["headers"])
         if "extensions" in scope:
             inner["extensions"] = taps.without_file_sends(scope["extensions"])
         token = _current.set(call)
@@ -196,7 +197,7 @@ class LLMMiddleware:
         try:
             if self.early:
                 call.listen(receive)
-            else:
+            elif not (call.loaded and receive == call.receive):
                 await call.load(receive)
             await self.on_request(call)
             if call.closed and isinstance(call.error, TianjiError):

@@ -20,7 +20,7 @@ from tianji_mw.frames import FRAMES_KEY, Annotation, Form, Frame, Reader, form_o
 from tianji_mw.plan import Plan
 from tianji_mw.providers import classify
 from tianji_mw.providers.base import SHOWN
-from tianji_mw.taps import send_error, send_error_end, with_headers
+from tianji_mw.taps import FOLLOWED_KEY, send_error, send_error_end, with_headers
 from tianji_mw.upstream import UpstreamRequest
 from tianji_mw.watch import Watch
 
@@ -38,16 +38,16 @@ _SSE_HEADERS: Final = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-#: A field of which a whole answer of each API has at least one.
-_ANSWERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "chat_completions": ("choices",),
-    "completions": ("choices",),
-    "messages": ("content",),
-    "responses": ("output", "status"),
-    "embeddings": ("data",),
-    "moderations": ("results",),
-    "rerank": ("results", "data"),
-    "count_tokens": ("input_tokens",),
+#: Fields of which a whole answer of each API has at least one.
+_ANSWERS: Final[Mapping[str, frozenset[str]]] = {
+    "chat_completions": frozenset({"choices"}),
+    "completions": frozenset({"choices"}),
+    "messages": frozenset({"content"}),
+    "responses": frozenset({"output", "status"}),
+    "embeddings": frozenset({"data"}),
+    "moderations": frozenset({"results"}),
+    "rerank": frozenset({"results", "data"}),
+    "count_tokens": frozenset({"input_tokens"}),
 }
 _SHOWN: Final = tuple(name.encode() for name in SHOWN)
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -161,7 +161,7 @@ class Exchange:
             raise self._malformed(_what(body, response))
         if classify.is_error(data):
             raise self._error_inside(body, response)
-        if not any(key in data for key in _ANSWERS.get(self._wire, data or ("",))):
+        if _ANSWERS[self._wire].isdisjoint(data) if self._wire in _ANSWERS else not data:
             raise self._malformed(f"sent an answer that is none of {self._wire}")
         if bridge is not None:
             frame = Frame.made(call, bridge.answer(data, self._noted()), form="whole")
@@ -267,13 +267,13 @@ class Exchange:
     ) -> None:
         """Send frames on; before the first, the head. An error as the very first frame becomes an HTTP error."""
         if self._started is None:
-            first = next((frame for frame in frames if frame.data is not None), None)
-            if first is not None and form == "sse" and first.kind == "error":
-                raise self._error_inside(orjson.dumps(first.data), response)
+            if form == "sse":
+                first = next((frame for frame in frames if frame.data is not None), None)
+                if first is not None and first.kind == "error":
+                    raise self._error_inside(orjson.dumps(first.data), response)
             self._started = form
-            await self._send(
-                {"type": "http.response.start", "status": 200, "headers": self._head(response, frames, form)}
-            )
+            headers = self._head(response, frames, form)
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers, FOLLOWED_KEY: True})
         if body is None:
             body = frames[0].raw if len(frames) == 1 else b"".join(frame.raw for frame in frames)
         message = {

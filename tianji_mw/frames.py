@@ -8,6 +8,7 @@ decodes again. This file knows no API: what a frame means is asked of `call.api`
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import orjson
@@ -25,6 +26,13 @@ FRAMES_KEY: Final = "tianji_mw.frames"
 #: How the body of an answer is cut: events, one JSON document, or chunks nobody reads (audio, files).
 Form = Literal["sse", "whole", "opaque"]
 
+#: As nearly every server writes them.
+_FORMS: Final[Mapping[bytes, Form]] = {
+    b"application/json": "whole",
+    b"application/json; charset=utf-8": "whole",
+    b"text/event-stream": "sse",
+    b"text/event-stream; charset=utf-8": "sse",
+}
 _UNDECODED: Final = object()
 _RECENT: Final = 4
 
@@ -133,6 +141,9 @@ class Frame:
 
 def form_of(content_type: bytes) -> Form:
     """How to cut a body of this content type."""
+    known = _FORMS.get(content_type)
+    if known is not None:
+        return known
     kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"text/event-stream":
         return "sse"

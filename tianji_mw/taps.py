@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tianji_mw.taps")
 
+#: Key on `http.response.start`: bytes of the body follow at once, so a server may wait for them with its first write.
+#: ASGI allows extra keys.
+FOLLOWED_KEY: Final = "tianji_mw.followed"
+
 RawHeaderList = list[tuple[bytes, bytes]]
 T = TypeVar("T")
 
@@ -219,7 +223,7 @@ async def send_error(call: Call, send: Send, error: TianjiError) -> None:
     """A whole HTTP answer with the error in the shape of the client's API."""
     body = call.api.error(error, call.id)
     headers = with_headers([_JSON, (b"content-length", b"%d" % len(body))], error.headers)
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.start", "status": error.status, "headers": headers, FOLLOWED_KEY: True})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 

@@ -1,7 +1,7 @@
 """Notices that the client went away while the gateway waits for a provider, and cancels that wait.
 
-A server tells of a disconnect only to those who ask (`receive`). Asking needs a task of its own, and most short calls
-are over before it would matter: the task starts after a moment.
+Our own server calls back (`channel.py`). Others tell of a disconnect only to those who ask (`receive`): that needs a
+task of its own, and most short calls are over before it would matter, so the task starts after a moment.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ START_AFTER_S: Final = 0.04
 class Watch:
     """`async with Watch(call):` raises ClientGone inside of the block's awaits when the client disconnects."""
 
-    __slots__ = ("_call", "_fired", "_task", "_watcher")
+    __slots__ = ("_call", "_channel", "_fired", "_task", "_watcher")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._channel = call.channel
         self._fired = False
         self._task: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._call.runtime.alarms.set(self, START_AFTER_S)
+        self._task = asyncio.current_task(self._call.loop)
+        if self._channel is not None:
+            self._channel.on_gone(self._gone)
+        else:
+            self._call.runtime.alarms.set(self, START_AFTER_S)
 
     def ring(self) -> None:
         """The call takes long enough to watch its client."""
@@ -41,27 +45,46 @@ class Watch:
 
     async def _watch(self) -> None:
         await self._call.disconnected()
-        if self._call.gone and self._task is not None:
+        if self._call.gone:
+            self._fire()
+
+    def _gone(self) -> None:
+        if not self._call.complete:
+            self._call.gone = True
+            self._fire()
+
+    def _fire(self) -> None:
+        if self._task is not None:
             self._fired = True
             self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._channel is not None:
+            self._channel.on_gone(None)
+        else:
+            self._unwatch()
+        if self._fired:
+            await self._settle(kind)
+
+    def _unwatch(self) -> None:
         self._call.runtime.alarms.clear(self)
         if self._watcher is not None and not self._watcher.done():
             self._watcher.cancel()
         elif self._watcher is not None and not self._watcher.cancelled():
             self._watcher.exception()  # a channel that fails tells nothing of the client; the call goes on without it
-        if self._fired and self._task is not None:
-            left = self._task.uncancel()
-            delivered = kind is not None and issubclass(kind, asyncio.CancelledError)
-            if not delivered:
-                # The cancel was asked for and not yet delivered: take it here, where it belongs.
-                try:
-                    await asyncio.sleep(0)
-                except asyncio.CancelledError:
-                    pass
-            # Somebody else may have cancelled as well: that goes on.
-            if kind is None or (delivered and not left):
-                raise ClientGone from None
+
+    async def _settle(self, kind: type[BaseException] | None) -> None:
+        """Our own cancel ends here, as ClientGone; one of somebody else goes on."""
+        assert self._task is not None
+        left = self._task.uncancel()
+        delivered = kind is not None and issubclass(kind, asyncio.CancelledError)
+        if not delivered:
+            # The cancel was asked for and not yet delivered: take it here, where it belongs.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                pass
+        if kind is None or (delivered and not left):
+            raise ClientGone from None

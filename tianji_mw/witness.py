@@ -53,31 +53,46 @@ class Witness:
                 call.ended_by = self
                 await self._end(call.error)
                 return
-        await self._pass(message)
+        try:
+            await self._send(self._noted(message))
+        except OSError:
+            self._lost()
+            raise
+
+    def _lost(self) -> None:
+        self._call.gone = True
+        self._call.complete = False
 
     async def _pass(self, message: Message) -> None:
+        try:
+            await self._send(self._noted(message))
+        except OSError:
+            self._lost()
+            raise
+
+    def _noted(self, message: Message) -> Message:
+        """The message as it leaves; the call learns of it."""
         call = self._call
         kind = message["type"]
-        if kind == "http.response.start":
-            self._started = True
-            call.status = message["status"]
-            headers: RawHeaderList = list(message.get("headers", ()))
-            self._form = form_of(header(headers, b"content-type"))
-            message = {**message, "headers": with_headers(headers, {**call.response_headers, "x-request-id": call.id})}
-        elif kind == "http.response.body":
+        if kind == "http.response.body":
             body = message.get("body", b"")
-            if body and not call.bytes_out:
-                call.timings.first_client_byte = call.runtime.clock()
-            call.bytes_out += len(body)
+            if body:
+                if not call.bytes_out:
+                    call.timings.first_client_byte = call.runtime.clock()
+                call.bytes_out += len(body)
             if not message.get("more_body", False):
                 call.complete = not call.gone
                 call.timings.end = call.runtime.clock()
-        try:
-            await self._send(message)
-        except OSError:
-            call.gone = True
-            call.complete = False
-            raise
+        elif kind == "http.response.start":
+            self._started = True
+            call.status = message["status"]
+            headers: RawHeaderList = message.get("headers", ())
+            self._form = form_of(header(headers, b"content-type"))
+            if call.response_headers:
+                headers = with_headers(headers, call.response_headers)
+            own = (b"x-request-id", call.id.encode("latin-1"))
+            message = {**message, "headers": [*[pair for pair in headers if pair[0].lower() != own[0]], own]}
+        return message
 
     @property
     def open(self) -> bool:

@@ -59,6 +59,8 @@ class Usage:
 
         A stream may spread its usage: Anthropic counts the input in the first event and the output in the last.
         """
+        if self.source == "none":
+            return later
         return Usage(
             later.input_tokens or self.input_tokens,
             later.output_tokens or self.output_tokens,
@@ -82,6 +84,7 @@ class Api:
     streams: ClassVar[bool] = False
     #: Request fields of which at least one must be present.
     required: ClassVar[tuple[str, ...]] = ()
+    _required: ClassVar[frozenset[str]] = frozenset()
     #: What the bytes of a frame with usage must match: a cheap test before JSON is decoded.
     usage_pattern: ClassVar[re.Pattern[bytes]] = re.compile(rb'"usage"\s*:\s*\{')
 
@@ -91,6 +94,7 @@ class Api:
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         cls.streams = cls.split is not Api.split
+        cls._required = frozenset(cls.required)
 
     # --- requests
 
@@ -102,7 +106,7 @@ class Api:
         stream = request.get("stream")
         if stream is not None and not isinstance(stream, bool):
             raise InvalidRequest("'stream' must be true or false.", param="stream")
-        if self.required and not any(field in request for field in self.required):
+        if self.required and self._required.isdisjoint(request):
             names = " or ".join(f"'{field}'" for field in self.required)
             raise InvalidRequest(
                 f"The request has no {names}.", param=self.required[0], code="missing_required_parameter"

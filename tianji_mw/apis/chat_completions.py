@@ -26,7 +26,7 @@ class ChatCompletions(Api):
     def validate(self, request: Mapping[str, JSON]) -> None:
         super().validate(request)
         messages = request["messages"]
-        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        if not isinstance(messages, list) or len(dicts(messages)) != len(messages):
             raise InvalidRequest("'messages' must be a list of message objects.", param="messages")
 
     def texts(self, request: Mapping[str, JSON]) -> Iterator[Part]:
@@ -105,14 +105,14 @@ def usage_of(found: JSON) -> Usage | None:
     """OpenAI's usage object, of chat, completions and embeddings alike; None for anything else."""
     if not isinstance(found, dict):
         return None
-    inputs, outputs = _details(found, "prompt_tokens_details"), _details(found, "completion_tokens_details")
+    inputs, outputs = found.get("prompt_tokens_details"), found.get("completion_tokens_details")
     return Usage(
-        input_tokens=_count(found.get("prompt_tokens")),
-        output_tokens=_count(found.get("completion_tokens")),
-        cached_tokens=_count(inputs.get("cached_tokens")),
-        cache_write_tokens=_count(found.get("cache_creation_input_tokens")),
-        reasoning_tokens=_count(outputs.get("reasoning_tokens")),
-        source="provider",
+        _count(found.get("prompt_tokens")),
+        _count(found.get("completion_tokens")),
+        _count(inputs.get("cached_tokens")) if isinstance(inputs, dict) else 0,
+        _count(found.get("cache_creation_input_tokens")),
+        _count(outputs.get("reasoning_tokens")) if isinstance(outputs, dict) else 0,
+        "provider",
     )
 
 
@@ -166,11 +166,6 @@ def _text(value: JSON) -> str:
 def dicts(value: JSON) -> list[dict[str, JSON]]:
     """The objects of a list; nothing for anything else. Answers are read, never trusted."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _details(found: Mapping[str, JSON], key: str) -> Mapping[str, JSON]:
-    value = found.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _count(value: JSON) -> int:

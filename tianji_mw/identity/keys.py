@@ -33,7 +33,7 @@ class Keys:
     >>> keys = Keys(master_key=Secret("sk-master"))
     """
 
-    __slots__ = ("_by_hash", "_header", "_wall")
+    __slots__ = ("_by_hash", "_headers", "_wall")
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Keys:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._wall = wall
-        self._header = header_name.lower()
+        self._headers = (header_name.lower(), *KEY_HEADERS) if header_name else KEY_HEADERS
         self._by_hash: dict[str, VirtualKey] = {}
         for key in virtual_keys:
             if key.identity.key_hash in self._by_hash:
@@ -73,7 +73,7 @@ class Keys:
         return None if expired else found.identity
 
     def _key(self, headers: Headers) -> str:
-        for name in (self._header, *KEY_HEADERS) if self._header else KEY_HEADERS:
+        for name in self._headers:
             if value := headers.get(name):
                 scheme, _, rest = value.partition(" ")
                 return rest.strip() if rest and scheme.lower() == "bearer" else value
