@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tianji_mw.sidecar")
 
 _STATUS_LINES: Final = {int(s): b"HTTP/1.1 %d %s\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
-#: What RFC 9110 (section 5.1, 5.5) has no room for in a header's name and value.
-_BAD_NAME: Final = re.compile(rb"[\x00-\x20\x7f()<>@,;:\\\"/\[\]?={}]")
-_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS: Final = frozenset({204, 304})
 #: A request body that waits for the app up to this size is read ahead; then the socket is not read.
 _READ_AHEAD: Final = 64 << 10
@@ -190,10 +186,10 @@ class Cycle(Channel):
             # client that waits for "100 Continue" and gets a final answer (RFC 9110, 10.1.1).
             self.keep_alive = False
         length, chunked = -1, False
-        names, values = [], []
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, self._protocol.edge.head_lines()]
-        for name, value in headers:
-            name = name.lower()
+        edge = self._protocol.edge
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        for given, value in headers:
+            name = edge.header_names.get(given) or edge.learn_name(given)
             if name == b"content-length":
                 length = int(value)
             elif name == b"transfer-encoding":
@@ -201,23 +197,21 @@ class Cycle(Channel):
             elif name == b"connection":
                 self.keep_alive = self.keep_alive and b"close" not in value.lower()
                 continue
-            names.append(name)
-            values.append(value)
             lines.append(b"%b: %b\r\n" % (name, value))
-        if _BAD_NAME.search(b"".join(names)) or _BAD_VALUE.search(b"".join(values)):
-            raise RuntimeError("the app sent a header that HTTP has no room for")
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         head_only = self.scope["method"] == "HEAD"
         if length < 0 and not chunked and not head_only and status not in _BODILESS:
             chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+            raise RuntimeError("the app sent a header value that would end its line")
         self._chunked = chunked
         self._left = 0 if chunked or head_only else max(length, 0)
         self.started = True
         self.expects_continue = False
-        self._head = b"".join(lines)
+        self._head = b"%b%b\r\n" % (head, edge.head_lines())
 
     def _flush(self) -> None:
         """Write a head that still waits for its body."""

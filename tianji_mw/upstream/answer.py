@@ -50,7 +50,7 @@ class Answer:
         """Wait for the head. Raises UpstreamUnreachable, UpstreamTimeout, UpstreamMalformed."""
         try:
             while not self.started and self._error is None:
-                await self._wait(due)
+                await self._turn(due)
         except BaseException:
             self.close()
             raise
@@ -70,7 +70,7 @@ class Answer:
             assert connection is not None
             between = self._deadlines.between_bytes_s
             due = self.total_at if between is None else min(self.total_at, connection.loop.time() + between)
-            await self._wait(due)
+            await self._turn(due)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self._buffered = 0
@@ -99,17 +99,18 @@ class Answer:
             self.done = True
             connection.abort()
 
-    async def _wait(self, due: float) -> None:
+    def _turn(self, due: float) -> asyncio.Future[None]:
+        """What to await for something new, at the latest `due`."""
         connection = self._connection
         assert connection is not None
         connection.arm(due)
-        self._waiter = connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if self._connection is not None:  # else it may serve another exchange by now
-                connection.arm(math.inf)
+        waiter = self._waiter = connection.loop.create_future()
+        return waiter
+
+    @property
+    def waiting(self) -> bool:
+        """Whether its reader waits; while the reader is busy elsewhere no deadline runs."""
+        return self._waiter is not None and not self._waiter.done()
 
     # --- the connection's side
 

@@ -118,9 +118,12 @@ class Connection(asyncio.Protocol):
             if self._due < math.inf:
                 self.arm(self._due)
             return
-        if self._answer is not None:
-            self._answer.expire(now)
-        self.abort()
+        answer, self._due = self._answer, math.inf
+        if answer is None:
+            self.abort()  # idle for too long
+        elif answer.waiting:
+            answer.expire(now)
+            self.abort()
 
     # --- the upload of a body that streams through
 

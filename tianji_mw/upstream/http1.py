@@ -78,8 +78,12 @@ class Http1Transport:
         target = self._targets.get(url) or self._target(url)
         head = target.head(request)
         pool = target.pool
-        began = asyncio.get_running_loop().time()
-        connection = pool.take() or await pool.open(url, limits)
+        connection = pool.take()
+        if connection is not None:
+            began = connection.loop.time()
+        else:
+            began = asyncio.get_running_loop().time()
+            connection = await pool.open(url, limits)
         answer = Answer(connection, url, limits, began, bodiless=request.method == "HEAD")
         due = answer.total_at
         if isinstance(body, bytes):

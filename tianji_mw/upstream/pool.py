@@ -43,7 +43,11 @@ class Pool:
         seconds = sooner(limits.connect_s, whole)
         try:
             async with asyncio.timeout(seconds):
-                return await self._place() or await self._connect()
+                while (connection := await self._place()) is not None:
+                    if connection.usable():
+                        return connection
+                    connection.abort()  # it broke on its way here: wait for another
+                return await self._connect()
         except TimeoutError:
             raise fault(UpstreamTimeout, url, f"took no connection within {seconds or 0:g} s") from None
         except ssl.SSLCertVerificationError as error:
@@ -86,12 +90,12 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """The connection is free: for the first who waits, else idle."""
+        connection.rest()
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(connection)
                 return
-        connection.rest()
         self._idle.append(connection)
 
     def forget(self, connection: Connection) -> None:
