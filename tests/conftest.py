@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, settings
 
 from tianji_mw.testing import FakeLLM, started
@@ -19,6 +20,16 @@ settings.register_profile(
     "tianji", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tianji")
+
+
+#: Where asyncio's loop and uvloop both must do: their transports differ in more than speed.
+ON_BOTH_LOOPS = ("test_transports.py", "test_upstream_connections.py", "test_upstream_answers.py")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every async test on asyncio's own loop; those of the upstream client on uvloop as well."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    return {**loops, "uvloop": uvloop.new_event_loop} if item.path.name in ON_BOTH_LOOPS else loops
 
 
 @pytest.fixture(autouse=True)

@@ -79,24 +79,18 @@ class Gateway(LLMMiddleware):
                 call.edit()["stream_options"] = {**(options or {}), "include_usage": True}
 
     async def _terminal(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
         call: Call | None = scope.get(CALL_KEY)
-        if kind == "http" and call is not None:
-            await self._answer(call, scope, receive, send)
-        elif kind == "http":
-            await _not_found(scope, send)
-        elif kind == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "The gateway serves no websockets."})
-
-    async def _answer(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        if call is None:
+            await _refuse(scope, receive, send)
+            return
+        api = call.api
         try:
-            if call.method.upper() not in call.api.methods:
-                allowed = ", ".join(sorted(call.api.methods))
+            if call.method not in api.methods and call.method.upper() not in api.methods:
+                allowed = ", ".join(sorted(api.methods))
                 raise MethodNotAllowed(f"This path takes {allowed}.", headers={"allow": allowed})
-            if call.api.name == "models":
+            if api.name == "models":
                 await self._models(call, scope["path"], send)
-            elif call.api.name == "passthrough":
+            elif api.name == "passthrough":
                 from tianji_mw.passthrough import PassThrough
 
                 await PassThrough(call, self.deployments, self._picker, send).run(scope, receive)
@@ -104,7 +98,7 @@ class Gateway(LLMMiddleware):
                 deployment = call.deployment
                 if deployment is None:
                     deployment = call.deployment = self._picker.pick(self.deployments.serving(call.model), call)
-                await Exchange(call, self._plan(deployment, call.api), send).run()
+                await Exchange(call, self._plan(deployment, api), send).run()
         except TianjiError as error:
             # Nothing has been sent yet: an exchange answers its own failures.
             call.fail(error)
@@ -153,7 +147,12 @@ def _anthropic_model(name: str) -> dict[str, object]:
     return {"type": "model", "id": name, "display_name": name, "created_at": "2023-02-28T18:56:42Z"}
 
 
-async def _not_found(scope: Scope, send: Send) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is no LLM request: a 404, or the end of a websocket."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": "The gateway serves no websockets."})
+        return
     error = RouteNotFound(f"The gateway has no route {scope['method']} {scope['path'][:200]}.")
     await _send_json(send, error.status, orjson.dumps(openai_error(error)))
 

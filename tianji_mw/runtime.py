@@ -53,6 +53,8 @@ class Runtime:
         self._exits: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._transport: Transport | None = None
+        #: The first half of ids, which all of one millisecond share.
+        self._id_ms, self._id_head = -1, ""
 
     async def __aenter__(self) -> Runtime:
         return self
@@ -133,8 +135,10 @@ class Runtime:
     def new_id(self) -> str:
         """A UUIDv7 (RFC 9562, section 5.7): sortable by time."""
         ms, rand = int(self.wall() * 1000) & 0xFFFF_FFFF_FFFF, self.rng.getrandbits(74)
+        if ms != self._id_ms:
+            self._id_ms, self._id_head = ms, f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
         variant = 0x8000 | (rand >> 48 & 0x3FFF)
-        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{rand >> 62:03x}-{variant:04x}-{rand & 0xFFFF_FFFF_FFFF:012x}"
+        return f"{self._id_head}{rand >> 62:03x}-{variant:04x}-{rand & 0xFFFF_FFFF_FFFF:012x}"
 
     async def aclose(self) -> None:
         """Stop the background tasks and close every resource, the last opened first. Each is closed, whatever fails."""

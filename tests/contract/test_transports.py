@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-import trustme
 
 from tianji_mw.errors import UpstreamMalformed, UpstreamTimeout, UpstreamTruncated, UpstreamUnreachable
 from tianji_mw.testing import FakeLLM, Received, Reply
-from tianji_mw.upstream import Deadlines, Transport, TransportOptions, UpstreamRequest, UpstreamResponse
+from tianji_mw.upstream import Deadlines, Transport, UpstreamRequest, UpstreamResponse
 from tianji_mw.upstream.aiohttp import AiohttpTransport
-from tianji_mw.upstream.choose import transport_of
 from tianji_mw.upstream.http1 import Http1Transport
 from tianji_mw.upstream.http2 import Http2Transport
 
@@ -306,96 +303,6 @@ async def test_a_cancelled_wait_gives_its_connection_up(transport: Transport, ll
 
 def test_a_request_shows_neither_query_nor_headers() -> None:
     assert repr(post("https://u:p@host")) == "UpstreamRequest(POST https://host/v1/x)"
-
-
-# --- proxies and netrc
-
-
-async def test_a_proxy_from_the_environment_is_used_and_netrc_is_not(
-    llm: FakeLLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    monkeypatch.setenv("http_proxy", llm.url)
-    monkeypatch.setenv("no_proxy", "localhost")
-    (tmp_path / "netrc").write_text("machine api.example login a password b\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    llm.replies += [Reply(parts=[b"x"])] * 2
-    transport = transport_of()
-    await read_all(await transport.send(UpstreamRequest("POST", "http://api.example/v1/x", [], b"{}")))
-    assert llm.requests[0].path == "http://api.example/v1/x"
-    assert "authorization" not in llm.requests[0].headers
-    await read_all(await transport.send(post(llm.url.replace("127.0.0.1", "localhost"))))
-    assert llm.requests[1].path.startswith("/v1/x")
-    await transport.aclose()
-    plain = transport_of(TransportOptions(trust_env=False))
-    with pytest.raises((UpstreamUnreachable, UpstreamTimeout)):
-        await plain.send(UpstreamRequest("POST", "http://api.invalid/v1/x", [], b"{}", Deadlines(connect_s=5)))
-    await plain.aclose()
-
-
-# --- TLS
-
-
-class TLSServer:
-    """Answers every connection with 200 and nothing."""
-
-    def __init__(self, host: str) -> None:
-        self.ca = trustme.CA()
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert(host).configure_cert(self._context)
-
-    async def __aenter__(self) -> TLSServer:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0, ssl=self._context)
-        self.url = f"https://localhost:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
-        await writer.drain()
-        writer.close()
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-
-    def trusting(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        self.ca.configure_trust(context)
-        return context
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_certificate_is_checked(kind: Callable[..., Transport]) -> None:
-    async with TLSServer("localhost") as server:
-        known, unknown = kind(TransportOptions(ssl_context=server.trusting())), kind()
-        assert await read_all(await known.send(post(server.url))) == b"ok"
-        with pytest.raises(UpstreamUnreachable) as caught:
-            await unknown.send(post(server.url))
-        clean(caught.value)
-        await known.aclose()
-        await unknown.aclose()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_the_name_in_a_certificate_is_checked(kind: Callable[..., Transport]) -> None:
-    async with TLSServer("other.example") as server:
-        transport = kind(TransportOptions(ssl_context=server.trusting()))
-        with pytest.raises(UpstreamUnreachable) as caught:
-            await transport.send(post(server.url))
-        clean(caught.value)
-        await transport.aclose()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_plain_http_where_tls_is_spoken_and_the_other_way_round(
-    llm: FakeLLM, kind: Callable[..., Transport]
-) -> None:
-    async with TLSServer("localhost") as server:
-        transport = kind(TransportOptions(ssl_context=server.trusting()))
-        for url in (llm.url.replace("http:", "https:"), server.url.replace("https:", "http:")):
-            with pytest.raises((UpstreamUnreachable, UpstreamMalformed, UpstreamTimeout)) as caught:
-                await transport.send(post(url, first_byte_s=0.3))
-            clean(caught.value)
-        await transport.aclose()
 
 
 def test_received_requests_are_read_as_json() -> None:

@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         answer = self._answer
         if answer is not None and not answer.started:  # trailers come here too
-            answer.headers.append((name.lower(), value))
+            answer.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         answer = self._answer
