@@ -12,10 +12,12 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+import tianji_mw
 from tests.support.stack import ANSWER, CHAT, STREAM, delta, deployment, stream_of
 from tianji_mw.call import Call
 from tianji_mw.driver import LLMMiddleware
@@ -26,6 +28,7 @@ from tianji_mw.runtime import Runtime
 from tianji_mw.testing import started
 from tianji_mw.upstream import UpstreamRequest
 
+ROOT = str(Path(tianji_mw.__file__).parent)
 EVENTS = stream_of(*["word"] * 200)
 
 
@@ -102,12 +105,12 @@ async def running(upstream: Canned, layers: int, body: dict[str, Any], then: Cal
 
 
 def calls_of(upstream: Canned, layers: int, body: dict[str, Any]) -> int:
-    """Python functions entered for one request; coroutines that are resumed are not counted again here."""
+    """Functions of the suite that are entered for one request. What the collector or a plugin of pytest runs is not."""
     counted = 0
 
     def profile(frame: Any, event: str, argument: Any) -> None:
         nonlocal counted
-        counted += event == "call"
+        counted += event == "call" and frame.f_code.co_filename.startswith(ROOT)
 
     async def count(once: Callable[[], Awaitable[None]]) -> None:
         sys.setprofile(profile)
@@ -121,22 +124,22 @@ def calls_of(upstream: Canned, layers: int, body: dict[str, Any]) -> int:
 
 
 def test_a_request_enters_so_many_functions() -> None:
-    assert calls_of(plain(), 0, CHAT) <= 150
+    assert calls_of(plain(), 0, CHAT) <= 130
 
 
 def test_a_layer_with_nothing_to_do_adds_few_calls() -> None:
-    assert calls_of(plain(), 10, CHAT) - calls_of(plain(), 0, CHAT) <= 10 * 8
+    assert calls_of(plain(), 10, CHAT) - calls_of(plain(), 0, CHAT) <= 10 * 7
 
 
 def test_an_event_of_a_stream_enters_so_many_functions() -> None:
     assert (
-        calls_of(streamed(), 0, STREAM) - calls_of(Canned(b"text/event-stream", EVENTS[-2:]), 0, STREAM) <= 201 * 17.5
+        calls_of(streamed(), 0, STREAM) - calls_of(Canned(b"text/event-stream", EVENTS[-2:]), 0, STREAM) <= 201 * 15
     )
 
 
 def test_events_that_arrive_together_cost_little_each() -> None:
     burst = Canned(b"text/event-stream", [b"".join(EVENTS[:100]), b"".join(EVENTS[100:])])
-    assert calls_of(burst, 0, STREAM) <= 240 + 203 * 2.5
+    assert calls_of(burst, 0, STREAM) <= 210 + 203 * 1.25
 
 
 def test_a_request_in_flight_is_small_and_nothing_of_it_stays() -> None:
