@@ -56,6 +56,15 @@ def streams(server: Server, connections: int, secs: int, model: str = "mock") ->
     return {**seen, "cps": seen["chunks"] / seen["secs"], "cpu_us": _each(server, cpu_s, seen["chunks"])}
 
 
+def steady(server: Server, rate: int, secs: int) -> Sample:
+    """`steady.py`: so many requests a second by the clock, as a quiet service sees them."""
+    command = [sys.executable, str(HERE / "steady.py"), str(server.port), server.row.path, str(rate), str(secs)]
+    seen: Sample = json.loads(_run(command, server, server.row.body(), secs).splitlines()[-1])
+    server.requests += seen["requests"]
+    server.settle()
+    return seen
+
+
 def _each(server: Server, cpu_s: float, n: int) -> float | None:
     return cpu_s / n * 1e6 if server.process and n else None
 

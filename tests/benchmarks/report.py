@@ -20,7 +20,7 @@ Sample = dict[str, Any]
 Results = dict[str, dict[str, list[Sample]]]
 Cell = Callable[[Results, str], str]
 
-CONNECTIONS: Final = (1, 16, 64)
+CONNECTIONS: Final = (1, 16, 64, 256)
 _LIBRARIES: Final = ("tianji-mw", "aiohttp", "httptools", "orjson", "uvicorn", "uvloop")
 _TOOLS: Final = ("nginx", "wrk")
 
@@ -148,12 +148,15 @@ _LINES: Final[list[tuple[str, Cell]]] = [
     ("added p99, c=1, ms", _added("plain-1", "p99_ms")),
     ("p50 of a 50 ms answer, c=64, ms", _mid("d50", "p50_ms", "{:.1f}")),
     ("p99 of a 50 ms answer, c=64, ms", _mid("d50", "p99_ms", "{:.1f}")),
+    ("added p50, 50 requests/s by the clock, ms", _added("steady", "p50_ms")),
+    ("added p99, 50 requests/s by the clock, ms", _added("steady", "p99_ms")),
     ("stream chunks/s, bursts, c=16", _mid("burst", "cps", "{:.0f}")),
     ("CPU us/chunk, bursts, c=16 (min..max)", _spread("burst", "cpu_us", "{:.1f}")),
     ("CPU us/chunk, 10 ms pace, c=16 (min..max)", _spread("pace", "cpu_us", "{:.1f}")),
     ("time to first token, c=1, ms", _mid("ttft", "ttft_p50_ms", "{:.3f}")),
     ("added time to first token, c=1, ms", _added("ttft", "ttft_p50_ms")),
     ("RSS idle, MiB", _mid("memory", "idle_mib", "{:.0f}")),
+    ("RSS after the first second of load, MiB", _mid("memory", "early_mib", "{:.0f}")),
     ("RSS after the run, MiB", _mid("memory", "after_mib", "{:.0f}")),
     ("requests served by then", _mid("memory", "requests", "{:.0f}")),
     ("cold start to liveliness, s", _mid("boot", "live_s", "{:.3f}")),

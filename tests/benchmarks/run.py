@@ -23,6 +23,7 @@ from servers import BenchError, Server
 
 LIMIT_S: Final = 3600
 _STREAMS: Final = 16
+_STEADY_RATE: Final = 50
 
 
 def main() -> int:
@@ -127,6 +128,8 @@ def boot(
         result["memory"] = [{"round": "0", "idle_mib": server.rss_mib()}]
     load.verify(server)
     load.plain(server, 16, 1)
+    if server.process:
+        result["memory"][0]["early_mib"] = server.rss_mib()
     progress(f"{row.name}: started, answers are right")
     return server
 
@@ -137,6 +140,7 @@ def one_round(server: Server, secs: int) -> list[tuple[str, report.Sample]]:
     samples.append(("d50", load.plain(server, 64, secs, "mock-d50")))
     samples.append(("burst", load.streams(server, _STREAMS, secs)))
     samples.append(("pace", load.streams(server, _STREAMS, secs, "mock-pace")))
+    samples.append(("steady", load.steady(server, _STEADY_RATE, max(5, secs))))
     samples.append(("ttft", load.streams(server, 1, secs, "mock-ttft")))
     return samples
 

@@ -16,7 +16,7 @@ from tianji_mw.upstream.connection import Connection
 class Pool:
     """`take` an idle connection, or `open` one. Connections come back by themselves when their answer is complete."""
 
-    __slots__ = ("_all", "_connector", "_idle", "_opening", "_options", "_waiting", "origin")
+    __slots__ = ("_all", "_closes", "_connector", "_idle", "_opening", "_options", "_waiting", "origin")
 
     def __init__(self, origin: Origin, connector: Connector, options: TransportOptions) -> None:
         self.origin = origin
@@ -25,6 +25,8 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
+        #: How often it was closed: what was opened before is not kept.
+        self._closes = 0
         #: Who waits for a connection, in order; a result of None is the right to open one.
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
 
@@ -51,7 +53,9 @@ class Pool:
         except TimeoutError:
             raise fault(UpstreamTimeout, url, f"took no connection within {seconds or 0:g} s") from None
         except ssl.SSLCertVerificationError as error:
-            what = f"has a certificate that is not to be trusted ({error.verify_message})"
+            # Behind a comma OpenSSL quotes the name that was asked for, and clients are told no addresses.
+            why = error.verify_message.partition(",")[0]
+            what = f"has a certificate that is not to be trusted ({why})"
             raise fault(UpstreamUnreachable, url, what) from None
         except (OSError, UnicodeError) as error:  # a host that cannot be a name is a UnicodeError
             raise fault(UpstreamUnreachable, url, f"is not reachable ({reason(error)})") from None
@@ -67,7 +71,7 @@ class Pool:
         try:
             return await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 # It was our turn, and we are gone: the next one's.
                 connection = turn.result()
                 if connection is None:
@@ -78,10 +82,16 @@ class Pool:
             raise
 
     async def _connect(self) -> Connection:
+        closes = self._closes
         try:
             made = await self._connector.open(
                 self.origin, lambda sock: Connection(self, sock, self._options.keep_alive_s)
             )
+            # Between the end of the handshake and this line the upstream may have closed it (an alert about our
+            # certificate), or the pool was closed: nobody would be told of that end again.
+            if closes != self._closes or made.closed:
+                made.abort()
+                raise ConnectionAbortedError
             self._all.add(made)
             return made
         finally:
@@ -120,6 +130,11 @@ class Pool:
         return len(self._all)
 
     def close(self) -> None:
-        """End all connections; exchanges that still run fail."""
+        """End all connections; exchanges that still run fail, and so do requests that wait in line."""
+        self._closes += 1
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(ConnectionAbortedError())
         for connection in tuple(self._all):
             connection.abort()

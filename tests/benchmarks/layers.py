@@ -1,0 +1,136 @@
+"""What the layers cost in process: CPU time per request and per event, without sockets, the best of several runs.
+
+    python tests/benchmarks/layers.py
+
+Tight loops over warm caches: in a server under load the same code costs one and a half to two times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, deployment, stream_of
+from tianji_mw.call import Call
+from tianji_mw.driver import LLMMiddleware
+from tianji_mw.gateway import Gateway
+from tianji_mw.identity.middleware import Authentication
+from tianji_mw.routing.base import Deployments
+from tianji_mw.runtime import Runtime
+from tianji_mw.testing import started
+from tianji_mw.upstream import UpstreamRequest
+
+RUNS, REQUESTS = 7, 3_000
+EVENTS = stream_of(*["word"] * 200)
+HEADERS = [(b"host", b"x"), (b"content-type", b"application/json"), (b"authorization", b"Bearer sk-master")]
+
+
+class Canned:
+    """A transport that answers at once."""
+
+    status = 200
+
+    def __init__(self, kind: bytes, chunks: list[bytes]) -> None:
+        self.headers = [(b"content-type", kind)]
+        self._kind, self._chunks = kind, chunks
+        self._left = iter(chunks)
+
+    async def send(self, request: UpstreamRequest) -> Canned:
+        return Canned(self._kind, self._chunks)
+
+    async def chunk(self) -> bytes:
+        return next(self._left, b"")
+
+    async def read(self, limit: int) -> bytes:
+        return self._chunks[0]
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Idle(LLMMiddleware):
+    """No hook at all."""
+
+
+class Asks(LLMMiddleware):
+    """One hook, which does nothing."""
+
+    async def on_request(self, call: Call) -> None: ...
+
+
+async def inner(scope: Any, receive: Any, send: Any) -> None:
+    """An app that does nothing."""
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+
+
+def gateway(upstream: Canned) -> Gateway:
+    table = Deployments([deployment("http://x"), deployment("http://x", id="d2")])
+    return Gateway(table, runtime=Runtime(transport_factory=lambda: upstream))
+
+
+def stacked(app: Any, kind: Callable[..., Any], count: int) -> Any:
+    for _ in range(count):
+        app = kind(app)
+    return app
+
+
+async def cost(app: Any, body: dict[str, Any], path: str = "/v1/chat/completions", requests: int = REQUESTS) -> float:
+    """CPU microseconds of one request."""
+    raw = orjson.dumps(body)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    async def send(message: Any) -> None: ...
+
+    async def once() -> None:
+        await app({"type": "http", "method": "POST", "path": path, "headers": list(HEADERS)}, receive, send)
+
+    best = float("inf")
+    async with started(app):
+        for _ in range(RUNS):
+            began = time.process_time()
+            for _ in range(requests):
+                await once()
+            best = min(best, (time.process_time() - began) / requests * 1e6)
+    return best
+
+
+def show(what: str, microseconds: float) -> None:
+    print(f"{what:58s} {microseconds:7.2f} us")
+
+
+async def main() -> None:
+    plain = Canned(b"application/json", [orjson.dumps(ANSWER)])
+    streamed, short = Canned(b"text/event-stream", EVENTS), Canned(b"text/event-stream", EVENTS[-3:])
+    burst = Canned(b"text/event-stream", [b"".join(EVENTS)])
+    bare = await cost(gateway(plain), CHAT)
+    show("gateway alone, a plain request", bare)
+    show("  and identity", await cost(Authentication(gateway(plain), master_key="sk-master"), CHAT) - bare)
+    for kind in (Idle, Asks, Ends):
+        ten = await cost(stacked(gateway(plain), kind, 10), CHAT)
+        show(f"  a further layer: {kind.__name__} ({(kind.__doc__ or '').splitlines()[0]})", (ten - bare) / 10)
+    few = await cost(gateway(short), STREAM, requests=500)
+    alone = await cost(gateway(streamed), STREAM, requests=100)
+    show("gateway alone, an event of a stream, each by itself", (alone - few) / (len(EVENTS) - 3))
+    tapped = await cost(Probe(gateway(streamed)), STREAM, requests=100)
+    show("  a layer that reads frames", (tapped - alone) / len(EVENTS))
+    show("gateway alone, an event of a burst", (await cost(gateway(burst), STREAM, requests=500)) / len(EVENTS))
+    nothing = await cost(inner, CHAT, "/health")
+    show("a foreign route through ten layers", await cost(stacked(inner, Asks, 10), CHAT, "/health") - nothing)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
