@@ -44,6 +44,9 @@ class Gate:
         for _ in range(count):
             self._go.release()
 
+    def shut(self) -> None:
+        self._go = asyncio.Semaphore(0)
+
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             path = await read_request(reader)
@@ -98,7 +101,7 @@ async def test_waiters_that_are_cancelled_take_no_place_with_them(make: Make) ->
         assert len(gate.paths) == len(set(gate.paths))
         # Both places are there: two requests are on their way at once.
         gate.paths.clear()
-        gate._go = asyncio.Semaphore(0)
+        gate.shut()
         last = [asyncio.create_task(ask(transport, f"{server.url}/last")) for _ in range(3)]
         await settle()
         assert gate.paths == ["/last"] * 2

@@ -132,9 +132,7 @@ def test_a_layer_with_nothing_to_do_adds_few_calls() -> None:
 
 
 def test_an_event_of_a_stream_enters_so_many_functions() -> None:
-    assert (
-        calls_of(streamed(), 0, STREAM) - calls_of(Canned(b"text/event-stream", EVENTS[-2:]), 0, STREAM) <= 201 * 15
-    )
+    assert calls_of(streamed(), 0, STREAM) - calls_of(Canned(b"text/event-stream", EVENTS[-2:]), 0, STREAM) <= 201 * 15
 
 
 def test_events_that_arrive_together_cost_little_each() -> None:
