@@ -23,7 +23,7 @@ settings.load_profile("tianji")
 
 
 #: Where asyncio's loop and uvloop both must do: their transports differ in more than speed.
-ON_BOTH_LOOPS = ("test_transports.py", "test_upstream_connections.py", "test_upstream_answers.py")
+ON_BOTH_LOOPS = ("test_transports.py",)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

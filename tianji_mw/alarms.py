@@ -65,12 +65,13 @@ class Alarms:
 class Within:
     """`asyncio.timeout` at a tenth of its price."""
 
-    __slots__ = ("_alarms", "_rang", "_seconds", "_task")
+    __slots__ = ("_alarms", "_seconds", "_task", "rang")
 
     def __init__(self, alarms: Alarms, seconds: float) -> None:
         self._alarms = alarms
         self._seconds = seconds
-        self._rang = False
+        #: The time was over before the block was.
+        self.rang = False
         self._task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> None:
@@ -79,7 +80,7 @@ class Within:
 
     def ring(self) -> None:
         """Too late: interrupt the block."""
-        self._rang = True
+        self.rang = True
         if self._task is not None:
             self._task.cancel()
 
@@ -88,5 +89,5 @@ class Within:
     ) -> None:
         self._alarms.clear(self)
         # Somebody else may have cancelled as well: that goes on.
-        if self._rang and self._task is not None and not self._task.uncancel() and kind is asyncio.CancelledError:
+        if self.rang and self._task is not None and not self._task.uncancel() and kind is asyncio.CancelledError:
             raise TimeoutError from error

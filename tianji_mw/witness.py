@@ -154,11 +154,12 @@ async def conclude(call: Call, witness: Witness) -> None:
     call.settle()
     for layer in reversed(call.enders):
         name = type(layer).__name__
+        limit = call.runtime.alarms.within(deadline)
         try:
-            async with asyncio.timeout(deadline) as limit:
+            with limit:
                 await layer.on_end(call)
         except Exception:  # the finaliser: the answer has left, so a fault here is counted, not raised
-            if limit.expired():
+            if limit.rang:
                 call.runtime.count("on_end_timeouts", name)
                 log.error("call %s: %s.on_end took longer than %g s", call.id, name, deadline)
             else:

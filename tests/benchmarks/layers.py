@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import PrivateAttr
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -23,8 +24,9 @@ from tianji_mw.call import Call
 from tianji_mw.driver import LLMMiddleware
 from tianji_mw.gateway import Gateway
 from tianji_mw.identity.middleware import Authentication
+from tianji_mw.providers.openai import OpenAI
+from tianji_mw.redact import Secret
 from tianji_mw.routing.base import Deployments
-from tianji_mw.runtime import Runtime
 from tianji_mw.testing import started
 from tianji_mw.upstream import UpstreamRequest
 
@@ -57,6 +59,15 @@ class Canned:
     async def aclose(self) -> None: ...
 
 
+class Answering(OpenAI):
+    """A provider that brings its transport along."""
+
+    _upstream: Any = PrivateAttr(default=None)
+
+    def transport(self) -> Any:
+        return self._upstream
+
+
 class Idle(LLMMiddleware):
     """No hook at all."""
 
@@ -76,8 +87,9 @@ async def inner(scope: Any, receive: Any, send: Any) -> None:
 
 
 def gateway(upstream: Canned) -> Gateway:
-    table = Deployments([deployment("http://x"), deployment("http://x", id="d2")])
-    return Gateway(table, runtime=Runtime(transport_factory=lambda: upstream))
+    provider = Answering(api_base="http://127.0.0.1:9/v1", api_key=Secret("sk-key"))
+    provider._upstream = upstream
+    return Gateway(Deployments([deployment("", provider=provider), deployment("", provider=provider, id="d2")]))
 
 
 def stacked(app: Any, kind: Callable[..., Any], count: int) -> Any:
@@ -88,14 +100,17 @@ def stacked(app: Any, kind: Callable[..., Any], count: int) -> Any:
 
 async def cost(app: Any, body: dict[str, Any], path: str = "/v1/chat/completions", requests: int = REQUESTS) -> float:
     """CPU microseconds of one request."""
-    raw = orjson.dumps(body)
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": raw, "more_body": False}
+    request: Any = {"type": "http.request", "body": orjson.dumps(body), "more_body": False}
+    stays = asyncio.Event()
 
     async def send(message: Any) -> None: ...
 
     async def once() -> None:
+        given = iter((request,))
+
+        async def receive() -> Any:
+            return next(given, None) or await stays.wait()
+
         await app({"type": "http", "method": "POST", "path": path, "headers": list(HEADERS)}, receive, send)
 
     best = float("inf")
@@ -119,9 +134,9 @@ async def main() -> None:
     bare = await cost(gateway(plain), CHAT)
     show("gateway alone, a plain request", bare)
     show("  and identity", await cost(Authentication(gateway(plain), master_key="sk-master"), CHAT) - bare)
-    for kind in (Idle, Asks, Ends):
+    for kind, what in ((Idle, "no hook"), (Asks, "an idle on_request"), (Ends, "an idle on_end")):
         ten = await cost(stacked(gateway(plain), kind, 10), CHAT)
-        show(f"  a further layer: {kind.__name__} ({(kind.__doc__ or '').splitlines()[0]})", (ten - bare) / 10)
+        show(f"  a further layer with {what}", (ten - bare) / 10)
     few = await cost(gateway(short), STREAM, requests=500)
     alone = await cost(gateway(streamed), STREAM, requests=100)
     show("gateway alone, an event of a stream, each by itself", (alone - few) / (len(EVENTS) - 3))

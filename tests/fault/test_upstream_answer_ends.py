@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trustme
+import uvloop
 
 from tests.support.tcp import OK, TcpServer, ask, read_request, reset, until
 from tianji_mw.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamTruncated
@@ -144,7 +145,8 @@ async def test_tls_says_whether_a_body_without_a_length_is_whole(
         await asyncio.sleep(0.2)
 
     async with TcpServer(serve, tls=context) as server:
-        if notified:
+        if notified or not isinstance(asyncio.get_running_loop(), uvloop.Loop):
+            # asyncio's own loop does not say whether the end was announced; a body with a length is cut on both.
             assert await ask(transport, server.url, between_bytes_s=3) == b"some"
         else:
             with pytest.raises(UpstreamTruncated):
@@ -220,10 +222,12 @@ async def test_a_reader_that_does_not_read_holds_its_upstream_back(
 
     async with TcpServer(serve, tls=tls) as server:
         response = await transport.send(request(server.url))
-        await asyncio.sleep(0.15)
-        ahead = drained
-        await asyncio.sleep(0.1)
-        assert drained == ahead < 12 << 20, "it stands still"
+        for _ in range(100):
+            ahead = drained
+            await asyncio.sleep(0.1)
+            if drained == ahead:
+                break
+        assert 0 < drained == ahead < 12 << 20, "it stands still"
         taken = largest = 0
         while chunk := await response.chunk():
             taken += len(chunk)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.raw import RawServer, Script
-from tianji_mw.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamTruncated, UpstreamUnreachable
-from tianji_mw.testing import FakeLLM, Reply
+from tianji_mw.errors import UpstreamError, UpstreamMalformed, UpstreamTruncated
 from tianji_mw.upstream import Deadlines, UpstreamRequest
 from tianji_mw.upstream.http1 import Http1Transport
 
@@ -150,124 +149,6 @@ async def test_a_cut_body_gives_what_came_before_its_error(transport: Http1Trans
         for _ in range(2):
             with pytest.raises(UpstreamTruncated):
                 await response.chunk()
-
-
-# --- backpressure
-
-
-async def test_a_slow_reader_slows_its_upstream_down(transport: Http1Transport) -> None:
-    sent = 0
-
-    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal sent
-        await reader.readuntil(b"{}")
-        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        for _ in range(800):
-            writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-            await writer.drain()
-            sent += 65536
-        writer.write(b"0\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(pour, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    response = await transport.send(UpstreamRequest("POST", url, (), b"{}"))
-    await asyncio.sleep(0.3)
-    ahead = sent
-    # What the kernel's two buffers hold, and no more: of 50 MiB by far the most has not left the server.
-    assert ahead < 16 << 20
-    taken = 0
-    while chunk := await response.chunk():
-        taken += len(chunk)
-        # Read-ahead, and the one packet that went over it.
-        assert len(chunk) < 1 << 20
-    assert taken == 800 * 65536
-    server.close()
-
-
-# --- uploads
-
-
-async def parts(*chunks: bytes, pause: float = 0.0) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        await asyncio.sleep(pause)
-        yield chunk
-
-
-@pytest.mark.parametrize("length", ["", "6"])
-async def test_a_body_that_streams_is_framed(transport: Http1Transport, llm: FakeLLM, length: str) -> None:
-    llm.replies += [Reply(parts=[b"ok"])] * 2
-    for _ in range(2):
-        headers = [("content-length", length)] if length else []
-        request = UpstreamRequest("POST", llm.url, headers, parts(b"one", b"", b"two"))
-        assert await (await transport.send(request)).read(10) == b"ok"
-    assert [r.body for r in llm.requests] == [b"onetwo"] * 2
-    assert ("transfer-encoding" in llm.requests[0].headers) is not bool(length)
-    assert llm.connections == 1
-
-
-async def test_a_large_body_arrives_whole(transport: Http1Transport, llm: FakeLLM) -> None:
-    llm.replies += [Reply(parts=[b"ok"])] * 2
-    body = bytes(range(256)) * (20 << 12)
-    assert await ask(transport, llm.url, body=body) == b"ok"
-    assert await ask(transport, llm.url, body=body[:70_000]) == b"ok"
-    assert [r.body for r in llm.requests] == [body, body[:70_000]]
-
-
-async def test_an_upload_that_breaks_off_breaks_the_request(transport: Http1Transport) -> None:
-    closed = []
-
-    async def broken() -> AsyncIterator[bytes]:
-        try:
-            yield b"one"
-            raise ConnectionAbortedError("the client left")
-        finally:
-            closed.append(True)
-
-    async with RawServer(lambda path, n: Script([OK])) as server:
-        with pytest.raises(UpstreamUnreachable, match="did not get the whole request"):
-            await ask(transport, server.url, body=broken())
-        assert closed == [True]
-
-
-async def test_an_upstream_that_takes_nothing(transport: Http1Transport) -> None:
-    async def idle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-
-    writers: list[asyncio.StreamWriter] = []
-    server = await asyncio.start_server(idle, "127.0.0.1", 0, limit=1024)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    with pytest.raises(UpstreamTimeout, match=r"took nothing for 0\.2 s"):
-        await ask(transport, url, body=parts(*[b"x" * (1 << 20)] * 64), between_bytes_s=0.2)
-    server.close()
-    for writer in writers:
-        writer.close()
-
-
-async def test_the_first_byte_is_waited_for_from_the_end_of_the_upload(transport: Http1Transport, llm: FakeLLM) -> None:
-    llm.replies += [Reply(parts=[b"ok"]), Reply(delay_s=30)]
-    slow = parts(b"a", b"b", b"c", b"d", pause=0.1)
-    assert await ask(transport, llm.url, body=slow, first_byte_s=0.2) == b"ok"
-    with pytest.raises(UpstreamTimeout, match=r"0\.1 s \(first-byte limit\)"):
-        await ask(transport, llm.url, body=parts(b"a"), first_byte_s=0.1)
-
-
-@pytest.mark.parametrize("close", [True, False])
-async def test_an_answer_before_the_end_of_the_upload_is_delivered(transport: Http1Transport, close: bool) -> None:
-    early = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno"
-
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            await asyncio.sleep(0.001)
-            yield b"x" * 1000
-
-    async with RawServer(lambda path, n: Script([early if path == "/up" else OK], close=close)) as server:
-        response = await transport.send(UpstreamRequest("POST", f"{server.url}/up", (), endless()))
-        assert response.status == 413
-        assert await response.read(10) == b"no"
-        response.close()
-        assert await ask(transport, f"{server.url}/next") == b"ok"
-        assert server.connections == 2, "half a request must not be taken for the next one"
 
 
 async def test_errors_are_of_our_tree_and_say_no_address(transport: Http1Transport) -> None:

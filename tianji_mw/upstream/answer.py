@@ -9,7 +9,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
-from tianji_mw.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout
+from tianji_mw.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamTruncated
 from tianji_mw.upstream.base import READ_AHEAD, Deadlines, fault
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Answer:
     """One exchange: the `UpstreamResponse` of `http1.py`. It lets go of its connection at its end."""
 
     __slots__ = (
-        "_buffered", "_connection", "_deadlines", "_error", "_parts", "_waiter", "bodiless", "done", "headers",
+        "_buffered", "_connection", "_deadlines", "_error", "_parts", "_waiter", "bodiless", "done", "due", "headers",
         "started", "status", "total_at", "url",
     )  # fmt: skip
 
@@ -39,6 +39,8 @@ class Answer:
         self._connection: Connection | None = connection
         self._deadlines = deadlines
         self.total_at = math.inf if deadlines.total_s is None else began + deadlines.total_s
+        #: Until when the head must come (loop time).
+        self.due = math.inf
         self._parts: list[bytes] = []
         self._buffered = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -48,9 +50,10 @@ class Answer:
 
     async def head(self, due: float) -> None:
         """Wait for the head. Raises UpstreamUnreachable, UpstreamTimeout, UpstreamMalformed."""
+        self.due = due
         try:
             while not self.started and self._error is None:
-                await self._turn(due)
+                await self._turn(self.due)  # an upload that ends meanwhile brings it forward
         except BaseException:
             self.close()
             raise
@@ -71,6 +74,8 @@ class Answer:
             between = self._deadlines.between_bytes_s
             due = self.total_at if between is None else min(self.total_at, connection.loop.time() + between)
             await self._turn(due)
+        if self.total_at < math.inf and self._connection is not None:
+            self._still_in_time(self._connection)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self._buffered = 0
@@ -94,10 +99,22 @@ class Answer:
 
     def close(self) -> None:
         """Give the exchange up; an unfinished one ends its connection."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
         if connection is not None and not self.done:
-            self.done = True
+            # Whoever still reads must not take what came so far for the whole.
+            self._error = UpstreamTruncated("The exchange was given up.")
+            self._connection = None
             connection.abort()
+            self.wake()
+
+    def _still_in_time(self, connection: Connection) -> None:
+        """The total limit also ends an answer whose reader always finds something."""
+        now = connection.loop.time()
+        if now >= self.total_at:
+            self.expire(now)
+            connection.abort()
+            assert self._error is not None
+            raise self._error
 
     def _turn(self, due: float) -> asyncio.Future[None]:
         """What to await for something new, at the latest `due`."""

@@ -150,7 +150,8 @@ class Connection(asyncio.Protocol):
             raise
         else:
             if not answer.started and self._answer is answer and limits.first_byte_s is not None:
-                self.arm(min(answer.total_at, self.loop.time() + limits.first_byte_s))
+                answer.due = min(answer.total_at, self.loop.time() + limits.first_byte_s)
+                self.arm(answer.due)
         finally:
             self._upload = None
             if isinstance(body, AsyncGenerator):
@@ -198,6 +199,8 @@ class Connection(asyncio.Protocol):
         if answer is not None and answer.started and not answer.done and answer.until_close:
             self._keep = False
             answer.finish()
+        # The upstream has said its last word; what still waits to be sent must not keep the connection.
+        self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
