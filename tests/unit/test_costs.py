@@ -106,21 +106,25 @@ async def running(upstream: Canned, layers: int, body: dict[str, Any], then: Cal
 
 def calls_of(upstream: Canned, layers: int, body: dict[str, Any]) -> int:
     """Functions of the suite that are entered for one request. What the collector or a plugin of pytest runs is not."""
-    counted = 0
+    counted, counts = 0, list[int]()
 
     def profile(frame: Any, event: str, argument: Any) -> None:
         nonlocal counted
         counted += event == "call" and frame.f_code.co_filename.startswith(ROOT)
 
     async def count(once: Callable[[], Awaitable[None]]) -> None:
-        sys.setprofile(profile)
-        try:
-            await once()
-        finally:
-            sys.setprofile(None)
+        nonlocal counted
+        for _ in range(5):
+            counted = 0
+            sys.setprofile(profile)
+            try:
+                await once()
+            finally:
+                sys.setprofile(None)
+            counts.append(counted)
 
     asyncio.run(running(upstream, layers, body, count))
-    return counted
+    return min(counts)  # a slow machine's clock may ring a coarse deadline in one of them
 
 
 def test_a_request_enters_so_many_functions() -> None:

@@ -15,6 +15,7 @@ from tianji_mw.upstream.base import (
     UpstreamRequest,
     UpstreamResponse,
     fault,
+    read_whole,
     reason,
     sooner,
 )
@@ -143,15 +144,7 @@ class _AiohttpResponse:
         return sooner(self._limits.between_bytes_s, left)
 
     async def read(self, limit: int) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while data := await self.chunk():
-            size += len(data)
-            if size > limit:
-                self.close()
-                raise fault(UpstreamMalformed, self._where, f"sent an answer larger than {limit} bytes")
-            parts.append(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return await read_whole(self, self._where, limit)
 
     def close(self) -> None:
         if not self._ended:

@@ -9,8 +9,8 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
-from tianji_mw.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamTruncated
-from tianji_mw.upstream.base import READ_AHEAD, Deadlines, fault
+from tianji_mw.errors import UpstreamError, UpstreamTimeout, UpstreamTruncated
+from tianji_mw.upstream.base import READ_AHEAD, Deadlines, fault, read_whole
 
 if TYPE_CHECKING:
     from tianji_mw.upstream.connection import Connection
@@ -85,17 +85,7 @@ class Answer:
 
     async def read(self, limit: int) -> bytes:
         """The rest of the body. Raises as `chunk` does, and UpstreamMalformed above `limit` bytes."""
-        got: list[bytes] = []
-        size = 0
-        while data := await self.chunk():
-            size += len(data)
-            if size > limit:
-                self.close()
-                raise fault(UpstreamMalformed, self.url, f"sent an answer larger than {limit} bytes")
-            if self.done and not got:
-                return data
-            got.append(data)
-        return b"".join(got)
+        return await read_whole(self, self.url, limit)
 
     def close(self) -> None:
         """Give the exchange up; an unfinished one ends its connection."""

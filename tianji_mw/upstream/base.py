@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from tianji_mw import redact
-from tianji_mw.errors import UpstreamError
+from tianji_mw.errors import UpstreamError, UpstreamMalformed
 
 log = logging.getLogger("tianji_mw.upstream")
 
@@ -105,6 +105,19 @@ class Transport(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+async def read_whole(response: UpstreamResponse, url: str, limit: int) -> bytes:
+    """`read`, made of `chunk`."""
+    parts: list[bytes] = []
+    size = 0
+    while data := await response.chunk():
+        size += len(data)
+        if size > limit:
+            response.close()
+            raise fault(UpstreamMalformed, url, f"sent an answer larger than {limit} bytes")
+        parts.append(data)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def sooner(a: float | None, b: float | None) -> float | None:

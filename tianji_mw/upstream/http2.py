@@ -21,7 +21,7 @@ from tianji_mw.errors import (
     UpstreamUnreachable,
 )
 from tianji_mw.upstream.address import address_of
-from tianji_mw.upstream.base import HEADERS_LIMIT, TransportOptions, UpstreamRequest, fault, reason, sooner
+from tianji_mw.upstream.base import HEADERS_LIMIT, TransportOptions, UpstreamRequest, fault, read_whole, reason, sooner
 from tianji_mw.upstream.connect import make_context
 
 
@@ -145,15 +145,7 @@ class _Http2Response:
 
     async def read(self, limit: int) -> bytes:
         """The rest of the body."""
-        got: list[bytes] = []
-        size = 0
-        while data := await self.chunk():
-            size += len(data)
-            if size > limit:
-                self.close()
-                raise fault(UpstreamMalformed, self._url, f"sent an answer larger than {limit} bytes")
-            got.append(data)
-        return b"".join(got)
+        return await read_whole(self, self._url, limit)
 
     def close(self) -> None:
         """Give the exchange up."""
