@@ -161,7 +161,8 @@ class Exchange:
             raise self._malformed(_what(body, response))
         if classify.is_error(data):
             raise self._error_inside(body, response)
-        if _ANSWERS[self._wire].isdisjoint(data) if self._wire in _ANSWERS else not data:
+        expected = _ANSWERS.get(self._wire)
+        if not data or (expected is not None and expected.isdisjoint(data)):
             raise self._malformed(f"sent an answer that is none of {self._wire}")
         if bridge is not None:
             frame = Frame.made(call, bridge.answer(data, self._noted()), form="whole")
