@@ -106,7 +106,7 @@ def serve(factory: AppFactory, config: ServerConfig) -> None:
     if config.workers > 1:
         from sidecar.workers import supervise
 
-        status = supervise(factory, config, spread(main, config.workers))
+        status = supervise(factory, config, main)
     else:
         status = serve_here(factory, config, main)
     if status:
@@ -256,27 +256,12 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def spread(first: socket.socket, count: int) -> list[socket.socket]:
-    """A socket for each of `count` workers, all at the address of `first`, which is bound and proves it free.
-
-    With one socket for all, whichever worker wakes up first takes every connection that waits, and may end up with all
-    of them. On Linux the kernel spreads connections over the sockets; elsewhere they are one and the same.
-    """
-    if sys.platform != "linux":
-        return [first] * count
-    host, port = first.getsockname()[:2]
-    first.close()
-    return [bind(host, port, shared=True) for _ in range(count)]
-
-
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: connections are refused until the app has started."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         if sys.platform != "win32":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
     except OSError as error:
         sock.close()

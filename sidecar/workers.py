@@ -1,8 +1,7 @@
-"""Several worker processes on one address: starts them, replaces the dead, hands the end on to all.
+"""Several worker processes on one listening socket: starts them, replaces the dead, hands the end on to all.
 
-Each has a listening socket of its own, bound here with SO_REUSEPORT, inherited and kept open: connections that wait for
-a worker that died are not reset, its replacement takes them. POSIX only. Workers share nothing else; each has its own
-admin port, `admin_port + index`.
+The socket is bound here and inherited, not SO_REUSEPORT: with that, connections queued for a worker that ends are
+reset. POSIX only. Workers share nothing else; each has its own admin port, `admin_port + index`.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ _STABLE_S: Final = 5.0
 _BACKOFF_S: Final = (0.0, 0.5, 2.0, 5.0)
 
 
-def supervise(factory: AppFactory, config: ServerConfig, sockets: list[socket.socket]) -> int:
-    """Run a process for each socket until a signal; the exit status, the worst of the workers'."""
+def supervise(factory: AppFactory, config: ServerConfig, main: socket.socket) -> int:
+    """Run `config.workers` processes until a signal; the exit status, the worst of the workers'."""
     if sys.platform == "win32":
         raise SetupError("several workers need a POSIX system; use workers: 1")
     logging.basicConfig(level=config.log_level.upper())
-    return Parent(factory, config, sockets).run()
+    return Parent(factory, config, main).run()
 
 
 class Worker:
@@ -85,10 +84,10 @@ class Worker:
 class Parent:
     """The supervising process. It serves nothing itself."""
 
-    def __init__(self, factory: AppFactory, config: ServerConfig, sockets: list[socket.socket]) -> None:
+    def __init__(self, factory: AppFactory, config: ServerConfig, main: socket.socket) -> None:
         self._factory = factory
         self._config = config
-        self._sockets = sockets
+        self._main = main
         self._workers: dict[int, Worker] = {}
         self._deaths = 0
         #: One of the first workers could not start, so none will. Later the same is no reason to end the others.
@@ -99,19 +98,18 @@ class Parent:
     def run(self) -> int:
         """Keep the workers running until a signal, then end them."""
         with self._handling():
-            for index in range(len(self._sockets)):
+            for index in range(self._config.workers):
                 self._start(index, first=True)
             log.info("%d workers, pids %s", len(self._workers), [w.process.pid for w in self._workers.values()])
             status = 0
             while not self._signals and not self._hopeless:
                 status = self._watch(None)
             # Workers hold the port while they drain; with a copy here, clients would queue for nobody.
-            for sock in self._sockets:
-                sock.close()
+            self._main.close()
             return max(status, self._end())
 
     def _start(self, index: int, *, first: bool = False) -> None:
-        self._workers[index] = Worker(self._factory, self._config, self._sockets[index], index, first=first)
+        self._workers[index] = Worker(self._factory, self._config, self._main, index, first=first)
 
     def _watch(self, seconds: float | None) -> int:
         """Wait for a signal or the death of a worker, and replace the dead unless the end has begun."""

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.server import bind
 from tests.support import served as support
 from tests.support.served import Start, body, can_connect, wait_for
-from tianji_mw.errors import SetupError
 
 start = support.start  # a fixture
 
@@ -34,28 +32,6 @@ def test_workers_share_the_port_and_have_an_admin_port_each(start: Start) -> Non
         assert received.endswith(b"end\r\n0\r\n\r\n")
     assert served.wait(10) == 0
     assert len(served.said("drain")) == len(served.said("down")) == 2
-
-
-@pytest.mark.slow
-def test_connections_are_spread_over_the_workers(start: Start) -> None:
-    """Kept connections stay where they were accepted: one worker with all of them would serve for both."""
-    served = start(workers=2)
-    with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(contextlib.closing(served.connect())) for _ in range(64)]
-        pids = []
-        for sock in connections:
-            sock.sendall(b"GET /pid HTTP/1.1\r\nHost: gateway\r\n\r\n")
-            pids.append(sock.recv(65_536).rpartition(b"\r\n\r\n")[2])
-    counts = sorted(pids.count(pid) for pid in set(pids))
-    assert len(counts) == 2
-    assert counts[0] >= 12, "the kernel spreads by a hash; fewer than 12 of 64 come once in a million runs"
-
-
-@pytest.mark.slow
-def test_a_port_that_another_process_listens_on_is_refused(start: Start) -> None:
-    served = start(workers=2)
-    with pytest.raises(SetupError, match="Address already in use"):
-        bind("127.0.0.1", served.port)
 
 
 @pytest.mark.slow
