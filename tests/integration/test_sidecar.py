@@ -123,7 +123,8 @@ general_settings: {drain_delay_s: 1, grace_s: 20}
 
 
 def test_two_workers_share_the_port(tmp_path: Path) -> None:
-    with sidecar(tmp_path, LOCKED, "--workers", "2") as running:
+    # No admin ports: the second worker takes the next one, which another test may hold.
+    with sidecar(tmp_path, LOCKED, "--workers", "2", "--admin-port", "0") as running:
         statuses = [
             httpx.post(
                 running.url + "/v1/chat/completions", json=CHAT, headers={"authorization": "Bearer sk-master-1"}
