@@ -19,6 +19,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         body, more = body + message.get("body", b""), message.get("more_body", False)
     headers = [(b"x-got", b"%d" % len(body)), (b"x-version", scope["http_version"].encode())]
+    headers.append((b"x-port", b"%d" % scope["client"][1]))  # one for each connection
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": scope["path"].encode(), "more_body": True})
     await send({"type": "http.response.body", "body": b"!", "more_body": False})

@@ -80,6 +80,9 @@ class AiohttpTransport:
             raise fault(UpstreamTimeout, where, f"sent no answer within {seconds:g} s ({which} limit)") from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise fault(UpstreamUnreachable, where, "has an address that no request can be sent to") from None
+        except aiohttp.ClientHttpProxyError as error:
+            what = f"is behind a proxy that refused to connect to it ({error.status})"
+            raise fault(UpstreamUnreachable, where, what) from None
         except aiohttp.ClientResponseError as error:
             # The text of this error quotes the upstream's bytes, which may echo a key.
             raise fault(UpstreamMalformed, where, f"sent an answer that is not HTTP ({type(error).__name__})") from None

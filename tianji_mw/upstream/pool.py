@@ -45,10 +45,14 @@ class Pool:
         seconds = sooner(limits.connect_s, whole)
         try:
             async with asyncio.timeout(seconds):
-                while (connection := await self._place()) is not None:
+                again = False
+                while (connection := await self._place(first=again)) is not None:
                     if connection.usable():
                         return connection
-                    connection.abort()  # it broke on its way here: wait for another
+                    # It broke on its way here: wait for another, before those who came later. An upstream that ends
+                    # its connections in silence would else let some of them wait until their deadline.
+                    connection.abort()
+                    again = True
                 return await self._connect()
         except TimeoutError:
             raise fault(UpstreamTimeout, url, f"took no connection within {seconds or 0:g} s") from None
@@ -60,14 +64,20 @@ class Pool:
         except (OSError, UnicodeError) as error:  # a host that cannot be a name is a UnicodeError
             raise fault(UpstreamUnreachable, url, f"is not reachable ({reason(error)})") from None
 
-    async def _place(self) -> Connection | None:
-        """None when a connection may be opened, which `_opening` then counts; else a connection that came back."""
+    async def _place(self, *, first: bool) -> Connection | None:
+        """None when a connection may be opened, which `_opening` then counts; else a connection that came back.
+
+        Who has had a turn already is the `first` of those who wait.
+        """
         most = self._options.max_connections
         if most is None or len(self._all) + self._opening < most:
             self._opening += 1
             return None
         turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        if first:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
         try:
             return await turn
         except BaseException:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import urllib.request
+from typing import Final
 from urllib.parse import urlsplit
 
 from tianji_mw.errors import UpstreamUnreachable
 from tianji_mw.upstream.base import fault
+
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Proxies:
@@ -15,8 +18,10 @@ class Proxies:
     """
 
     def __init__(self, *, trust_env: bool = True) -> None:
-        found = urllib.request.getproxies() if trust_env else {}
-        self._of_scheme = {scheme: found.get(scheme) or found.get("all") for scheme in ("http", "https")}
+        self._found = urllib.request.getproxies() if trust_env else {}
+        self._of_scheme = {scheme: self._found.get(scheme) or self._found.get("all") for scheme in _PORTS}
+        #: Without variables Windows and macOS are asked which hosts need no proxy.
+        self._of_system = trust_env and not urllib.request.getproxies_environment()
 
     def __bool__(self) -> bool:
         return any(self._of_scheme.values())
@@ -25,13 +30,31 @@ class Proxies:
         """The proxy's address for this URL. Raises UpstreamUnreachable for a kind of proxy that is not supported."""
         try:
             parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
         except ValueError:
             return None  # whoever sends it says what is wrong
         proxy = self._of_scheme.get(parts.scheme)
-        if not proxy or not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+        if not proxy or not host or self._bypassed(f"{host}:{port or _PORTS[parts.scheme]}"):
             return None
         proxy = proxy if "://" in proxy else f"http://{proxy}"
         if not proxy.startswith(("http://", "https://")):
             kind = proxy.partition(":")[0]
             raise fault(UpstreamUnreachable, url, f"is behind a {kind} proxy; only http and https ones are supported")
+        if not _reachable(proxy):
+            raise fault(UpstreamUnreachable, url, "is behind a proxy whose address is none")
         return proxy
+
+    def _bypassed(self, host: str) -> bool:
+        """Whether `no_proxy` names this host, or this host and port."""
+        if self._of_system:
+            return bool(urllib.request.proxy_bypass(host))
+        return bool(urllib.request.proxy_bypass_environment(host, self._found))  # type: ignore[attr-defined]
+
+
+def _reachable(proxy: str) -> bool:
+    """Whether there is something in this address to connect to."""
+    try:
+        parts = urlsplit(proxy)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
