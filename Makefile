@@ -12,6 +12,7 @@ PYTEST ?= $(BIN)/python -m pytest
 export UV_NATIVE_TLS ?= 1
 # The lock files name no registry; uv takes the one that this machine is set up for.
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
+EXTRAS := $(foreach extra,http2 aws google azure vault secret-cache,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
 .PHONY: run run-llm test test-fast lint format bench bench-quick lock clean node
@@ -59,7 +60,7 @@ lock: $(UV) ## new hash locks from pyproject.toml
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra sidecar pyproject.toml -o requirements/sidecar.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra sidecar --group test pyproject.toml -o requirements/test.txt
+	  --extra sidecar $(EXTRAS) --group test pyproject.toml -o requirements/test.txt
 
 $(VENV)/.sidecar: requirements/sidecar.txt pyproject.toml | $(VENV)/bin/python
 	@# never take test packages away: the test environment is a superset

@@ -40,6 +40,8 @@ class Admin:
                 Route("/metrics", self.metrics),
                 Route("/-/stack", self.stack),
                 Route("/-/config", self.config),
+                Route("/-/secrets", self.secrets),
+                Route("/-/secrets/refresh", self.refresh_secrets, methods=["POST"]),
             ]
         )
 
@@ -50,7 +52,8 @@ class Admin:
         """Readiness with what it depends on."""
         runtime = self._runtime
         detail = {
-            "status": "shutting_down" if runtime.draining else "healthy",
+            "status": "shutting_down" if runtime.draining else "degraded" if runtime.degraded else "healthy",
+            "degraded": runtime.degraded,
             "inflight": runtime.inflight,
             "layers": [name for _, name in explain(self._app)],
             "background_restarts": runtime.restarts,
@@ -68,6 +71,9 @@ class Admin:
         yield f"tianji_inflight_calls {runtime.inflight}"
         yield "# TYPE tianji_draining gauge"
         yield f"tianji_draining {int(runtime.draining)}"
+        yield "# TYPE tianji_degraded gauge"
+        for who in sorted(runtime.degraded):
+            yield f'tianji_degraded{{who="{_escaped(who)}"}} 1'
         yield "# TYPE tianji_calls_total counter"
         for (event, detail), count in sorted(runtime.counts.items()):
             if event == "calls":
@@ -90,6 +96,30 @@ class Admin:
     async def config(self, request: Request) -> Response:
         """The normalised config, secrets masked."""
         return JSONResponse(self._settings.normalised())
+
+    async def secrets(self, request: Request) -> Response:
+        """Stores and secrets in use: state, age, version. Never a value."""
+        resolver = self._settings.resolver
+        stores = resolver.report() if resolver else {}
+        listed = [
+            {
+                "store": entry.store.name,
+                "path": entry.ref.path,
+                "fields": sorted({handle.ref.field for handle in entry.handles if handle.ref.field}),
+                "version": entry.value.version if entry.value else None,
+                "fetched": entry.fetched or None,
+                "expires": entry.value.expires if entry.value else None,
+                "error": entry.error.message if entry.error else None,
+            }
+            for entry in (resolver.entries if resolver else ())
+        ]
+        return JSONResponse({"stores": stores, "secrets": listed})
+
+    async def refresh_secrets(self, request: Request) -> Response:
+        """Fetch all secrets anew, now."""
+        if self._settings.resolver is not None:
+            await self._settings.resolver.refresh()
+        return await self.secrets(request)
 
 
 def _escaped(value: str) -> str:

@@ -21,17 +21,19 @@ from tianji_mw.redact import Secret, SecretFilter
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
+    from tianji_mw.config.managed import Resolving
     from tianji_mw.config.settings import Settings
     from tianji_mw.stack import Stack
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-def settings_of(options: RunOptions) -> Settings:
-    """The config of this run. Raises ConfigErrors."""
+def settings_of(options: RunOptions, *, resolve: bool = True) -> Settings:
+    """The config of this run, its secrets fetched unless `resolve` is False. Raises ConfigErrors."""
+    resolving: Resolving = "skip" if not resolve else "defer" if options.allow_unresolved else "fail"
     if options.config is None:
         return from_dict(default_config(os.environ), strict=options.strict)
-    return load(options.config, strict=options.strict)
+    return load(options.config, strict=options.strict, resolving=resolving)
 
 
 def stack_of(settings: Settings, options: RunOptions) -> Stack:
@@ -62,9 +64,9 @@ def refuse_open(settings: Settings, options: RunOptions) -> None:
         )
 
 
-def apps_of(options: RunOptions) -> Apps:
-    """What one worker serves; called in every worker process."""
-    settings = settings_of(options)
+def apps_of(options: RunOptions, settings: Settings | None = None) -> Apps:
+    """What one worker serves; called in every worker process. Without `settings` they are read here."""
+    settings = settings or settings_of(options)
     for name, value in settings.environment.items():
         os.environ.setdefault(name, value.reveal())
     configure_logging(settings)

@@ -41,6 +41,9 @@ def run(
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes.")] = 1,
     app_upstream: UpstreamOption = "",
     strict: StrictOption = False,
+    allow_unresolved: Annotated[
+        bool, typer.Option("--allow-unresolved", help="Start although secrets cannot be had yet; they come later.")
+    ] = False,
     open_: Annotated[bool, typer.Option("--i-know-this-is-open", help="Listen beyond loopback without a key.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No banner.")] = False,
 ) -> None:
@@ -51,7 +54,7 @@ def run(
 
     options = _options(
         config=config, host=host, port=port, admin_host=admin_host, admin_port=admin_port, workers=workers,
-        app_upstream=app_upstream, strict=strict, open=open_, quiet=quiet,
+        app_upstream=app_upstream, strict=strict, open=open_, quiet=quiet, allow_unresolved=allow_unresolved,
     )  # fmt: skip
     settings = settings_of(options)
     refuse_open(settings, options)
@@ -60,17 +63,23 @@ def run(
     server = server_config(settings, options)
     if not quiet:
         print(banner(settings, options), flush=True)
-    serve(partial(apps_of, options), server)
+    # One worker is this process; several read the config themselves, and so hold secrets of their own.
+    serve(partial(apps_of, options, settings if options.workers == 1 else None), server)
 
 
 @app.command()
-def check(config: ConfigOption = None, app_upstream: UpstreamOption = "", strict: StrictOption = False) -> None:
+def check(
+    config: ConfigOption = None,
+    app_upstream: UpstreamOption = "",
+    strict: StrictOption = False,
+    resolve: Annotated[bool, typer.Option("--resolve", help="Ask the secret managers for every secret.")] = False,
+) -> None:
     """Read the config and build everything, without serving. Exit status 1 when something is wrong."""
     from sidecar.app import settings_of, stack_of
     from sidecar.banner import notices
 
     options = _options(config=config, app_upstream=app_upstream)
-    settings = settings_of(options)
+    settings = settings_of(options, resolve=resolve)
     found = notices(settings)
     for line in found:
         print(line)
@@ -78,7 +87,9 @@ def check(config: ConfigOption = None, app_upstream: UpstreamOption = "", strict
     if found and strict:
         raise typer.Exit(1)
     without = f", {len(found)} keys without effect" if found else ""
-    print(f"ok: {len(settings.model_list)} deployments{without}")
+    count = len(list(settings.resolver.entries)) if settings.resolver else 0
+    secrets = f", {count} secrets {'resolved' if resolve else 'not asked for (--resolve asks)'}" if count else ""
+    print(f"ok: {len(settings.model_list)} deployments{secrets}{without}")
 
 
 @app.command()
@@ -88,7 +99,7 @@ def explain(config: ConfigOption = None, app_upstream: UpstreamOption = "") -> N
     from sidecar.banner import deployment_lines, stack_lines
 
     options = _options(config=config, app_upstream=app_upstream)
-    settings = settings_of(options)
+    settings = settings_of(options, resolve=False)
     stack = stack_of(settings, options)
     print("\n".join(["Stack, outermost first:", *stack_lines(stack), "", "Models:", *deployment_lines(stack)]))
 
@@ -101,7 +112,10 @@ def config_show(config: ConfigOption = None) -> None:
     from sidecar.app import settings_of
 
     print(
-        yaml.safe_dump(settings_of(_options(config=config)).normalised(), sort_keys=False, allow_unicode=True), end=""
+        yaml.safe_dump(
+            settings_of(_options(config=config), resolve=False).normalised(), sort_keys=False, allow_unicode=True
+        ),
+        end="",
     )
 
 

@@ -10,6 +10,7 @@ import importlib.metadata
 import platform
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -20,13 +21,18 @@ from sidecar.edge_table import probe
 from tianji_mw.driver import inner_layers
 from tianji_mw.errors import SetupError
 from tianji_mw.gateway import Gateway
+from tianji_mw.secrets.base import SecretError
 
 if TYPE_CHECKING:
     from sidecar.options import RunOptions
     from tianji_mw.routing.base import Deployment
+    from tianji_mw.secrets.resolver import Resolver
 
 _CONNECT_S: Final = 3.0
 _MIN_FILES: Final = 4096
+#: A login that ends within this time, and a secret that expires within these days, deserve a note.
+_SOON_S: Final = 60.0
+_SOON_DAYS: Final = 14.0
 
 Finding = tuple[bool | None, str]
 _MARKS: Final = {True: "ok  ", False: "FAIL", None: "note"}
@@ -62,7 +68,7 @@ def _machine() -> Iterator[Finding]:
 
 def _config(options: RunOptions) -> Iterator[Finding]:
     try:
-        settings = settings_of(options)
+        settings = settings_of(options, resolve=False)
         stack = stack_of(settings, options)
     except SetupError as error:
         for problem in problems_of(error):
@@ -77,11 +83,34 @@ def _config(options: RunOptions) -> Iterator[Finding]:
         if keyless
         else (True, "keys are checked")
     )
+    if settings.resolver is not None:
+        yield from asyncio.run(_secrets(settings.resolver))
     gateway = next((layer for layer in inner_layers(stack.app) if isinstance(layer, Gateway)), None)
     if gateway is not None:
         yield from asyncio.run(_providers(gateway.deployments.all))
     else:
         yield from asyncio.run(_reach({options.app_upstream: "the app behind the sidecar"}))
+
+
+async def _secrets(resolver: Resolver) -> list[Finding]:
+    """Health of each store, and every secret of the config; then the stores are closed."""
+    found: list[Finding] = []
+    in_use = {entry.store.name for entry in resolver.entries}
+    for name, state in (await resolver.health()).items():
+        if isinstance(state, SecretError):
+            found.append((False, f"secrets: {state.message}"))
+        elif name in in_use or name != "env":
+            ends = "" if state is None else f", the login ends in {state:.0f} s"
+            found.append((True if state is None or state > _SOON_S else None, f"secrets: {name} answers{ends}"))
+    await resolver.refresh()
+    for entry in resolver.entries:
+        if entry.error is not None:
+            found.append((False, f"secrets: {entry.error.message}"))
+        elif entry.value is not None and entry.value.expires is not None:
+            days = (entry.value.expires - time.time()) / 86_400
+            found.append((True if days > _SOON_DAYS else None, f"secrets: {entry.where} expires in {days:.1f} days"))
+    await resolver.aclose()
+    return found
 
 
 async def _providers(deployments: tuple[Deployment, ...]) -> list[Finding]:

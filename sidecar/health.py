@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _ALIVE: Final = b'"I\'m alive!"'
 _READY: Final = b'{"status":"healthy"}'
+#: Still ready: what is degraded serves on, and a restart would not help.
+_DEGRADED: Final = b'{"status":"degraded"}'
 _DRAINING: Final = b'{"status":"shutting_down"}'
 
 
@@ -34,8 +36,9 @@ class Health:
         if path in ("/health/liveliness", "/health/liveness"):
             await _answer(scope, send, 200, _ALIVE)
         elif path == "/health/readiness":
-            draining = self._runtime.draining
-            await _answer(scope, send, 503 if draining else 200, _DRAINING if draining else _READY)
+            runtime = self._runtime
+            body = _DRAINING if runtime.draining else _DEGRADED if runtime.degraded else _READY
+            await _answer(scope, send, 503 if runtime.draining else 200, body)
         elif kind == "lifespan":
             scope = {**scope, RUNTIME_KEY: self._runtime}
             await Lifespan(self.app, start=_nothing, stop=self._runtime.aclose)(scope, receive, send)

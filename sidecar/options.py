@@ -22,6 +22,8 @@ class RunOptions(BaseModel):
     #: Ingress mode: everything goes to this app, LLM routes through the middlewares.
     app_upstream: str = ""
     strict: bool = False
+    #: Start although secrets cannot be had yet; calls that need one are refused until it can.
+    allow_unresolved: bool = False
     #: Listen beyond loopback without any key.
     open: bool = False
     quiet: bool = False

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar, cast
 
 import orjson
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tianji_mw.driver import LLMMiddleware
     from tianji_mw.identity.base import Identity
+    from tianji_mw.redact import Secret
     from tianji_mw.routing.base import Deployment
     from tianji_mw.runtime import Runtime
 
@@ -46,6 +47,12 @@ T = TypeVar("T")
 def current_call() -> Call | None:
     """The Call being served in this context, for code that has no scope at hand; None outside of one."""
     return _current.get()
+
+
+class NamedSecrets(Protocol):
+    """Secrets by the names that the operator gave them."""
+
+    async def get(self, name: str) -> Secret: ...
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -93,6 +100,8 @@ class Call:
     loop: asyncio.AbstractEventLoop | None = None
     identity: Identity | None = None
     deployment: Deployment | None = None
+    #: What the `Secrets` layer offers by name; see `secret()`.
+    named: NamedSecrets | None = None
     usage: Usage = field(default_factory=Usage)
     want_usage: bool = False
     timings: Timings = field(default_factory=Timings)
@@ -318,6 +327,12 @@ class Call:
         """Note why the call failed; the first reason stays, and a complete answer cannot fail any more."""
         if self.error is None and not self.complete:
             self.error = error
+
+    async def secret(self, name: str) -> Secret:
+        """The secret of this name in the `Secrets` layer's `names`. Raises KeyError, SecretError, RuntimeError."""
+        if self.named is None:
+            raise RuntimeError("call.secret() needs the Secrets layer outside of this code")
+        return await self.named.get(name)
 
     def note(self, kind: type[T]) -> T:
         """The private storage of type `kind` on this call, made at first use."""

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from tianji_mw.apis.base import JSON
     from tianji_mw.call import Call
     from tianji_mw.routing.base import Deployment
-    from tianji_mw.upstream import UpstreamResponse
+    from tianji_mw.upstream import RawHeaders, UpstreamResponse
 
+#: Statuses of a key that is not accepted, perhaps because it was replaced a moment ago.
+REFUSED_KEY: Final = frozenset({401, 403})
 _MAX_ERROR_BODY: Final = 1 << 20
 _SSE_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -109,19 +111,23 @@ class Exchange:
     async def _open(self) -> UpstreamResponse:
         """Send; the answer's head. A status of 400 and above raises the provider's error."""
         call, plan, stream = self._call, self._plan, self._stream
-        request = UpstreamRequest(
-            "POST",
-            plan.url(call, stream=stream),
-            await plan.headers(call, stream=stream),
-            self._body(),
-            outgoing.deadlines_for(call, plan.deployment, stream=stream),
-        )
+        headers, body = await plan.headers(call, stream=stream), self._body()
+        response = await self._ask(headers, body)
+        if response.status in REFUSED_KEY and (renewed := await plan.renewed(call, headers, stream=stream)):
+            response.close()
+            response = await self._ask(renewed, body)
+        if not 200 <= response.status < 300:
+            await refuse_bad_status(response, plan.deployment)
+        return response
+
+    async def _ask(self, headers: RawHeaders, body: bytes) -> UpstreamResponse:
+        call, plan, stream = self._call, self._plan, self._stream
+        deadlines = outgoing.deadlines_for(call, plan.deployment, stream=stream)
+        request = UpstreamRequest("POST", plan.url(call, stream=stream), headers, body, deadlines)
         clock, timings = call.runtime.clock, call.timings
         timings.sent_upstream = clock()
         response = await plan.transport(call).send(request)
         timings.first_upstream_byte = clock()
-        if not 200 <= response.status < 300:
-            await refuse_bad_status(response, plan.deployment)
         return response
 
     def _body(self) -> bytes:

@@ -50,6 +50,11 @@ def asks_for_usage(call: Call) -> bool:
     return call.want_usage and call.api.name in _USAGE_ON_REQUEST and not wants_usage_chunk(call.request)
 
 
+async def renew(provider: Provider) -> bool:
+    """Ask for the provider's secrets again, as one of them was refused; whether any has changed."""
+    return any([await secret.renew() for secret in provider.secrets])
+
+
 def rules_for(rules: ParamRules, request: Mapping[str, JSON]) -> ParamRules:
     """A deployment's rules with what the request itself says about its fields."""
     if _OF_FIELDS.isdisjoint(request):

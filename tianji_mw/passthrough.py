@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -26,7 +27,7 @@ from tianji_mw.errors import (
     UnsupportedEncoding,
     UpstreamError,
 )
-from tianji_mw.exchange import is_api_error, provider_headers, refuse_bad_status, send_native_error
+from tianji_mw.exchange import REFUSED_KEY, is_api_error, provider_headers, refuse_bad_status, send_native_error
 from tianji_mw.passthrough_form import Form
 from tianji_mw.upstream import UpstreamRequest
 from tianji_mw.watch import Watch
@@ -58,7 +59,7 @@ class PassThrough:
     """State of one un-buffered exchange."""
 
     __slots__ = (
-        "_call", "_deployments", "_fault", "_form", "_head", "_more", "_picker", "_query", "_send", "_uploaded",
+        "_call", "_deployments", "_fault", "_form", "_head", "_more", "_own", "_picker", "_query", "_send", "_uploaded",
     )  # fmt: skip
 
     def __init__(self, call: Call, deployments: Deployments, picker: Picker, send: Send) -> None:
@@ -66,6 +67,8 @@ class PassThrough:
         self._deployments = deployments
         self._picker = picker
         self._send = send
+        #: Headers of the request before the provider's own.
+        self._own: list[tuple[str, str]] = []
         self._head = b""
         self._more = True
         self._form: Form | None = None
@@ -101,7 +104,11 @@ class PassThrough:
         response: UpstreamResponse | None = None
         try:
             call.timings.sent_upstream = call.runtime.clock()
-            response = await self._open(deployment.provider.transport() or call.runtime.transport, request)
+            transport = deployment.provider.transport() or call.runtime.transport
+            response = await self._open(transport, request)
+            if response.status in REFUSED_KEY and (again := await self._renewed(request, deployment)):
+                response.close()
+                response = await self._open(transport, again)
             call.timings.first_upstream_byte = call.runtime.clock()
             await refuse_bad_status(response, deployment)
             async with Watch(call):
@@ -119,6 +126,17 @@ class PassThrough:
         finally:
             if response is not None:
                 response.close()
+
+    async def _renewed(self, request: UpstreamRequest, deployment: Deployment) -> UpstreamRequest | None:
+        """The request with another credential than the refused one; None when there is none, or an upload is gone."""
+        whole = isinstance(request.body, bytes)
+        headers = await outgoing.headers_for(self._call, deployment, self._own)
+        if (headers == request.headers or not whole) and await outgoing.renew(deployment.provider):
+            headers = await outgoing.headers_for(self._call, deployment, self._own)
+        if headers == request.headers or not whole:
+            return None
+        self._call.runtime.count("credential_retries", deployment.provider.name)
+        return replace(request, headers=headers)
 
     # --- which deployment
 
@@ -223,6 +241,7 @@ class PassThrough:
         length = call.headers.get("content-length", "")
         if length.isdecimal() and len(length) <= 18:
             own.append(("content-length", str(int(length) + delta)))
+        self._own = own
         headers = await outgoing.headers_for(call, deployment, own)
         body = self._stream(receive) if self._more else self._head
         return UpstreamRequest(call.method, url, headers, body, deployment.deadlines)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tianji_mw import outgoing
+from tianji_mw.redact import Secret
 
 if TYPE_CHECKING:
     from tianji_mw.apis.base import Api
@@ -31,7 +32,7 @@ class Plan:
     """How calls of `api` are sent to `deployment`. Raises InvalidRequest when its provider cannot serve the API."""
 
     __slots__ = (
-        "_addresses", "_forwards", "_headers", "_model", "_transport", "bridge", "deployment", "provider", "rules",
+        "_addresses", "_changing", "_forwards", "_headers", "_model", "_transport", "bridge", "deployment", "provider", "rules",
         "wire",
     )  # fmt: skip
 
@@ -48,6 +49,12 @@ class Plan:
         self._forwards = frozenset(name.encode() for name in provider.forwards)
         self._addresses: dict[bool, str] = {}
         self._headers: dict[bool, tuple[RawHeaders, RawHeaders]] = {}
+        #: Secrets in the operator's headers that may change while we serve.
+        self._changing = tuple(
+            value
+            for value in provider.extra_headers.values()
+            if isinstance(value, Secret) and type(value) is not Secret
+        )
 
     def model(self, call: Call) -> str:
         """The provider's name of the model that the call asks for."""
@@ -70,11 +77,24 @@ class Plan:
             raise outgoing.no_key(provider, self.deployment, missing)
         if self._forwards and not call.headers.isdisjoint(self._forwards):
             return list(provider.headers(_OWN[stream], call.headers, credentials).items())
+        mark = credentials
+        if self._changing:
+            mark = [*credentials, *(("", secret.reveal()) for secret in self._changing)]
         known = self._headers.get(stream)
-        if known is None or known[0] != credentials:
+        if known is None or known[0] != mark:
             made = tuple(provider.headers(_OWN[stream], {}, credentials).items())
-            known = self._headers[stream] = credentials, made
+            known = self._headers[stream] = mark, made
         return known[1]
+
+    async def renewed(self, call: Call, refused: RawHeaders, *, stream: bool) -> RawHeaders | None:
+        """Headers with another credential than the one an upstream has just refused; None when there is no other."""
+        headers = await self.headers(call, stream=stream)
+        if headers == refused and await outgoing.renew(self.provider):
+            headers = await self.headers(call, stream=stream)
+        if headers == refused:
+            return None
+        call.runtime.count("credential_retries", self.provider.name)
+        return headers
 
     def transport(self, call: Call) -> Transport:
         """The provider's own way of sending, or the shared one."""

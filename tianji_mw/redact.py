@@ -42,6 +42,19 @@ class Secret:
         """The value itself; call it where the bytes leave the process and nowhere else."""
         return self._value
 
+    def values(self) -> tuple[str, ...]:
+        """What must not be shown because of this secret; more than one where it has changed."""
+        return (self._value,)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a value; only a secret of a store can be without."""
+        return True
+
+    async def renew(self) -> bool:
+        """Ask for the value again, as an upstream refused it; whether it has changed."""
+        return False
+
     def __repr__(self) -> str:
         return "Secret(********)"
 
@@ -111,9 +124,9 @@ def url(value: str) -> str:
 def text(value: str, secrets: Iterable[Secret]) -> str:
     """`value` with each of `secrets` replaced; providers echo keys in their error texts."""
     for secret in secrets:
-        raw = secret.reveal()
-        if len(raw) >= 6 and raw in value:
-            value = value.replace(raw, MASK)
+        for raw in secret.values():
+            if len(raw) >= 6 and raw in value:
+                value = value.replace(raw, MASK)
     return value
 
 

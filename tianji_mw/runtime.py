@@ -43,6 +43,8 @@ class Runtime:
     inflight: int = 0
     #: What went wrong without failing a call, by (event, detail); never reset, exported as metrics.
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: What works worse than it should, by who says so; shown by the probes.
+    degraded: dict[str, str] = field(default_factory=dict)
     #: Background tasks that died and were started anew, by name.
     restarts: dict[str, int] = field(default_factory=dict)
 
@@ -131,6 +133,13 @@ class Runtime:
     def count(self, event: str, detail: str) -> None:
         """Count something that must not pass in silence."""
         self.counts[event, detail] = self.counts.get((event, detail), 0) + 1
+
+    def report(self, who: str, trouble: str) -> None:
+        """Say what is wrong with `who`, which goes on working; nothing when all is well again."""
+        if trouble:
+            self.degraded[who] = trouble
+        else:
+            self.degraded.pop(who, None)
 
     def new_id(self) -> str:
         """A UUIDv7 (RFC 9562, section 5.7): sortable by time."""

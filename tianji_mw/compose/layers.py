@@ -43,7 +43,11 @@ def compose(
     limits = limits_of(settings)
     options: dict[str, Any] = {"limits": limits, "routes": Routes(TEXT if terminal else ALL)}
     problems: list[ConfigError] = []
-    layers = [*_authentication(settings, options), *_guardrails(settings, options, problems)]
+    layers = [
+        *_authentication(settings, options),
+        *_guardrails(settings, options, problems),
+        *_secrets(settings, options),
+    ]
     if terminal is None:
         terminal = _gateway(settings, environment, options, problems)
     if problems:
@@ -109,7 +113,7 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
     keys = [
         VirtualKey(
             identity=Identity(
-                key_hash=entry.key_sha256 or digest(entry.key.reveal() if entry.key else ""),
+                key_hash=entry.key_sha256 or (digest(entry.key.reveal()) if entry.key and entry.key.ready else ""),
                 alias=entry.alias or "",
                 team=entry.team or "",
                 user=entry.user or "",
@@ -118,12 +122,23 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
                 metadata=entry.metadata,
             ),
             expires=entry.expires.timestamp() if entry.expires else None,
+            live=entry.key,
         )
         for entry in settings.virtual_keys
     ]
     header = general.litellm_key_header_name or ""
     identifier = Keys(master_key=general.master_key, virtual_keys=keys, header_name=header)
     return [Middleware(Authentication, identifier=identifier, **options)]
+
+
+def _secrets(settings: Settings, options: dict[str, Any]) -> list[Middleware]:
+    if settings.resolver is None and not settings.secrets:
+        return []
+    from tianji_mw.secrets.middleware import Secrets
+
+    # The loader has decided what may be missing: here nothing is refused a second time.
+    given: dict[str, Any] = {"names": settings.secrets, "resolver": settings.resolver, "allow_unresolved": True}
+    return [Middleware(Secrets, **given, **options)]
 
 
 def _guardrails(settings: Settings, options: dict[str, Any], problems: list[ConfigError]) -> list[Middleware]:

@@ -12,9 +12,8 @@ from tianji_mw.config import known
 from tianji_mw.config.nodes import Node, kind
 from tianji_mw.config.settings import Notice
 from tianji_mw.config.sift import TYPED_PARAMS, nearest, nearest_param, notice
-from tianji_mw.config.values import as_switch, is_secret_name
+from tianji_mw.config.values import as_switch, is_secret_name, secret_of
 from tianji_mw.errors import ConfigError
-from tianji_mw.redact import Secret
 
 _WHOLE_NUMBERS: Final = known.NUMERIC_PARAMS - {
     "temperature", "top_p", "presence_penalty", "frequency_penalty", "speed",
@@ -96,7 +95,7 @@ def _set_only(headers: Node) -> Node:
 def _provider_param(name: str, node: Node) -> Node:
     # A misspelt api_key holds a real key: treat it as what was meant.
     if isinstance(node.value, str) and (is_secret_name(name) or is_secret_name(nearest_param(name))):
-        return Node(Secret(str(node.value)), node.file, node.line, node.key)
+        return Node(secret_of(node.value), node.file, node.line, node.key)
     return node
 
 

@@ -21,12 +21,21 @@ _COSTS: Final = """
     output_cost_per_reasoning_token input_cost_per_query
 """
 
+#: Keys of secret managers; `managed.py` takes them out of the tree before it is validated.
+MANAGER_ROOT_KEYS: Final = _names("secret_managers secret_manager")
+MANAGER_SWITCHES: Final[Mapping[str, str]] = MappingProxyType(
+    {"use_azure_key_vault": "azure_key_vault", "use_google_kms": "google_kms"}
+)
+MANAGER_GENERAL_KEYS: Final = (
+    _names("key_management_system key_management_settings secret_manager secret_cache") | MANAGER_SWITCHES.keys()
+)
+
 #: Block -> keys that are read by the reference implementations and not yet by this one.
 NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "root": _names("""
             prompts mcp_servers mcp_tools vector_store_registry search_tools callback_settings assistant_settings
-            files_settings finetune_settings teams secret_managers secret_manager prompt_management policies
+            files_settings finetune_settings teams prompt_management policies
             policy_attachments pass_through_endpoints cache cache_params callbacks alerting discord_webhook_url
             ratelimit_alert_threshold agent_list model_group_settings worker_registry
         """),
@@ -87,7 +96,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         """),
         "general_settings": _names("""
             database_url database_connection_pool_limit database_connection_timeout store_model_in_db
-            key_management_system key_management_settings use_azure_key_vault use_google_kms custom_auth
+            custom_auth
             custom_key_generate custom_sso enable_jwt_auth litellm_jwtauth user_api_key_cache_ttl
             allow_requests_on_db_unavailable enforce_user_param reject_clientside_metadata_tags allowed_routes
             public_routes admin_only_routes allowed_ips use_x_forwarded_for max_parallel_requests
@@ -106,7 +115,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             oauth2_config_mappings ui_access_mode allow_user_auth allow_client_side_credentials
             supported_db_objects max_response_body_log_size control_plane_url role_permissions
             enable_public_model_hub public_model_hub_requires_auth on_unresolved on_invalid_guardrail
-            secret_manager prompt_management callbacks cache cache_params sso_client_id sso_client_secret
+            prompt_management callbacks cache cache_params sso_client_id sso_client_secret
             sso_issuer_url sso_redirect_uri sso_scopes sso_role_mapping discord_webhook_url
             ratelimit_alert_threshold enforced_params cost_tracking_settings search_tools require_end_user_mcp
         """),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,6 +19,7 @@ from tianji_mw.config.deployments import complete
 from tianji_mw.config.entries import arrange
 from tianji_mw.config.explain import explain
 from tianji_mw.config.includes import gather, read
+from tianji_mw.config.managed import Managers, Resolving
 from tianji_mw.config.nodes import Loc, Node, Place, from_value, plain
 from tianji_mw.config.overrides import override
 from tianji_mw.config.references import References
@@ -33,16 +35,30 @@ _BLOCKS: Final = ("settings", "router_settings", "general_settings")
 _LISTS: Final = ("model_list", "credential_list", "guardrails", "virtual_keys")
 
 
-def load(path: str | Path, *, env: Mapping[str, str] | None = None, strict: bool = False) -> Settings:
+def load(
+    path: str | Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    strict: bool = False,
+    resolving: Resolving = "fail",
+) -> Settings:
     """The settings of the YAML file at `path`. Raises `ConfigErrors`, which lists every error found.
 
-    `env` stands in for the process environment; `strict` turns notices into errors.
+    `env` stands in for the process environment; `strict` turns notices into errors. References to secret managers are
+    fetched; with `resolving="defer"` credentials that cannot be had yet come later, with "skip" none is asked for.
     """
     errors: list[ConfigError] = []
-    return _settings(lambda: read(Path(path), errors), errors, env, strict)
+    return _settings(lambda: read(Path(path), errors), errors, env, strict, resolving)
 
 
-def loads(text: str, *, file: str = "<string>", env: Mapping[str, str] | None = None, strict: bool = False) -> Settings:
+def loads(
+    text: str,
+    *,
+    file: str = "<string>",
+    env: Mapping[str, str] | None = None,
+    strict: bool = False,
+    resolving: Resolving = "fail",
+) -> Settings:
     """Like `load`, from text. `file` is named in errors, and includes are relative to its folder."""
     errors: list[ConfigError] = []
 
@@ -51,7 +67,7 @@ def loads(text: str, *, file: str = "<string>", env: Mapping[str, str] | None = 
 
         return gather(parse(text, file, errors), errors, (Path(file),))
 
-    return _settings(tree, errors, env, strict)
+    return _settings(tree, errors, env, strict, resolving)
 
 
 def from_dict(
@@ -60,14 +76,24 @@ def from_dict(
     file: str = "<mapping>",
     env: Mapping[str, str] | None = None,
     strict: bool = False,
+    resolving: Resolving = "fail",
 ) -> Settings:
     """Like `load`, from a mapping of the same shape; errors name keys, there are no lines."""
     errors: list[ConfigError] = []
-    return _settings(lambda: gather(from_value(mapping, file, errors), errors, (Path(file),)), errors, env, strict)
+    root = partial(_of_mapping, mapping, file, errors)
+    return _settings(root, errors, env, strict, resolving)
+
+
+def _of_mapping(mapping: Mapping[str, Any], file: str, errors: list[ConfigError]) -> Node:
+    return gather(from_value(mapping, file, errors), errors, (Path(file),))
 
 
 def _settings(
-    tree: Callable[[], Node], errors: list[ConfigError], env: Mapping[str, str] | None, strict: bool
+    tree: Callable[[], Node],
+    errors: list[ConfigError],
+    env: Mapping[str, str] | None,
+    strict: bool,
+    resolving: Resolving,
 ) -> Settings:
     try:
         root = tree()
@@ -77,7 +103,8 @@ def _settings(
     env = os.environ if env is None else env
     override(root, env)
     sift(root, notices)
-    _resolve(root, References(env, errors), notices)
+    managers = Managers(env, errors, resolving)
+    _resolve(root, References(env, errors, managers), managers, notices)
     _drop_nulls(root)
     _check_strategy(root, errors, notices)
     complete(root, errors, notices)
@@ -87,11 +114,15 @@ def _settings(
     if errors or settings is None:
         raise ConfigErrors(_ordered(errors))
     settings._notices = _ordered(notices)
+    settings._resolver = managers.resolver
     return settings
 
 
-def _resolve(root: Node, references: References, notices: list[Notice]) -> None:
+def _resolve(root: Node, references: References, managers: Managers, notices: list[Notice]) -> None:
     variables = root.fields.pop("environment_variables", None)
+    references.define_literals(variables)
+    managers.open(root, references, notices)
+    managers.fetch(root, variables)
     references.define(variables)
     if variables is not None and variables.value is not None:
         root.fields["environment"] = variables

@@ -1,8 +1,7 @@
 """Replaces references in the configuration by what they point to: `os.environ/X`, `${X}`, `${X:-default}`, `$X`.
 
 Variables come from `environment_variables` and from the mapping the caller gives; nothing here reads or changes the
-process environment. References to secret managers are recognised and refused until they are implemented. No message
-ever holds a value.
+process environment. Secrets of a manager come from `managed.py`, which has fetched them. No message ever holds a value.
 """
 
 from __future__ import annotations
@@ -11,9 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
+from tianji_mw.config.managed import Managers, holds_credential
 from tianji_mw.config.nodes import Node, kind, walk
-from tianji_mw.config.values import Referenced
+from tianji_mw.config.values import Managed, Referenced
 from tianji_mw.errors import ConfigError, UnresolvedReference
+from tianji_mw.secrets.reference import is_reference
 
 _OS_ENVIRON: Final = "os.environ/"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -23,10 +24,7 @@ _PARTS: Final = re.compile(
     r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\}|(?P<broken>\$\{)"
     r"|(?<=\s)os\.environ/(?P<inner>[A-Za-z_][A-Za-z0-9_]*)"
 )
-_MANAGERS: Final = (
-    "aws-sm://", "gcp-sm://", "azure-kv://", "vault://", "conjur://", "secret://", "file://", "env://", "oidc/",
-    "aws_kms/",
-)  # fmt: skip
+_LATER: Final = ("conjur://", "oidc/", "aws_kms/")
 
 #: Told about a missing variable (the node, the name) where that is allowed.
 Lenient: TypeAlias = Callable[[Node, str], None]
@@ -47,17 +45,34 @@ class _Broken(Exception):
     """A reference nobody can resolve, with the sentence that says why."""
 
 
+class _Reported(Exception):
+    """A secret that could not be had; its places are reported already."""
+
+
 class References:
     """Resolves the references of one configuration."""
 
-    def __init__(self, env: Mapping[str, str], errors: list[ConfigError]) -> None:
+    def __init__(self, env: Mapping[str, str], errors: list[ConfigError], managers: Managers | None = None) -> None:
         self._env = env
+        self._managers = managers
         self._errors = errors
         self._own: dict[str, str] = {}
         self._done: set[int] = set()  # a second pass would take an escaped reference for a real one
 
+    def define_literals(self, variables: Node | None) -> None:
+        """Takes what the settings of secret managers may already refer to: entries that refer to nothing themselves."""
+        for name, node in (variables.fields if variables else {}).items():
+            if isinstance(node.value, str) and not re.search(r"\$|os\.environ/|://|oidc/|aws_kms/", node.value):
+                self._own[name] = node.value
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment with what the config adds to it, as far as it is known."""
+        return {**self._env, **self._own}
+
     def define(self, variables: Node | None) -> None:
         """Takes the `environment_variables` block; an entry may refer to the ones above it."""
+        self._own.clear()
         for name, node in (variables.fields if variables else {}).items():
             if isinstance(node.value, dict | list) or node.value is None:
                 self._errors.append(node.error(f"expected text, got {kind(node.value)}"))
@@ -96,11 +111,25 @@ class References:
         except _Broken as broken:
             self._errors.append(node.error(str(broken)))
             return False
+        except _Reported:
+            return False
+        if isinstance(node.value, Managed) and not node.value.live.ready and not holds_credential(node):
+            return self._leave_out(node)
         return True
 
+    def _leave_out(self, node: Node) -> bool:
+        """A secret that is not fetched yet, in a place where a value is needed now."""
+        node.value = None
+        if self._managers is not None and self._managers.resolving == "skip":
+            return True
+        self._errors.append(node.error("only credentials can be resolved later, and this is none"))
+        return False
+
     def _expand(self, text: str) -> str:
-        if text.startswith(_MANAGERS):
-            scheme = next(m for m in _MANAGERS if text.startswith(m))
+        if is_reference(text):
+            return self._managed(text)
+        if text.startswith(_LATER):
+            scheme = next(m for m in _LATER if text.startswith(m))
             raise _Broken(f"references of the form {scheme}... are not implemented yet")
         if text.startswith(_OS_ENVIRON):
             name = text.removeprefix(_OS_ENVIRON)
@@ -118,8 +147,31 @@ class References:
                 raise
         if text.startswith("$$") and _WHOLE.fullmatch(text[1:]):
             return text[1:]
-        expanded = _PARTS.sub(self._part, text)
-        return Referenced(expanded) if any(not m["escaped"] for m in _PARTS.finditer(text)) else expanded
+        return self._composed(text)
+
+    def _managed(self, name: str) -> Managed:
+        found = self._managers.get(name) if self._managers is not None else None
+        if found is None:
+            raise _Reported
+        return found
+
+    def _composed(self, text: str) -> str:
+        """Text with references inside of it; it stays alive where one of them is a secret of a manager."""
+        pieces: list[str] = []
+        end, referred = 0, False
+        for match in _PARTS.finditer(text):
+            pieces += [text[end : match.start()], self._part(match)]
+            end, referred = match.end(), referred or not match["escaped"]
+        if not pieces:
+            return text
+        pieces.append(text[end:])
+        expanded = "".join(pieces)
+        if any(isinstance(piece, Managed) for piece in pieces):
+            from tianji_mw.secrets.live import Composed
+
+            parts = tuple(piece.live if isinstance(piece, Managed) else str(piece) for piece in pieces)
+            return Managed(expanded, Composed(parts))
+        return Referenced(expanded) if referred else expanded
 
     def _part(self, match: re.Match[str]) -> str:
         if match["escaped"]:
@@ -136,6 +188,8 @@ class References:
         return value if value or default is None else default[2:]
 
     def _look_up(self, name: str) -> Referenced:
+        if self._managers is not None and f"os.environ/{name}" in self._managers:
+            return self._managed(f"os.environ/{name}")
         value = self._own.get(name, self._env.get(name))
         if value is None:
             raise _Missing(name)

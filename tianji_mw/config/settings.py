@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
@@ -23,6 +23,9 @@ from tianji_mw.config.nodes import Loc, Place
 from tianji_mw.config.values import Amount, Count, Credential, FreeForms, Megabytes, Name, Seconds, Switch, as_switch
 from tianji_mw.errors import ConfigError
 from tianji_mw.redact import Secret
+
+if TYPE_CHECKING:
+    from tianji_mw.secrets.resolver import Resolver
 
 _MIB = 1 << 20
 
@@ -125,16 +128,24 @@ class Settings(Block):
     guardrails: tuple[GuardrailSettings, ...] = ()
     virtual_keys: tuple[VirtualKey, ...] = ()
     credential_list: tuple[CredentialSettings, ...] = ()
+    #: Secrets that the app behind us may ask for, by name: `await call.secret("name")`.
+    secrets: dict[str, Credential] = Field(default_factory=dict)
     #: `environment_variables`, resolved. The loader sets none of them; whoever owns the process does.
     environment: dict[str, Secret] = Field(default_factory=dict)
 
     _notices: tuple[Notice, ...] = PrivateAttr(default=())
+    _resolver: Resolver | None = PrivateAttr(default=None)
     _places: Mapping[Loc, Place] = PrivateAttr(default_factory=dict)
 
     @property
     def notices(self) -> tuple[Notice, ...]:
         """Every key of the files that has no effect, in the order of the files."""
         return self._notices
+
+    @property
+    def resolver(self) -> Resolver | None:
+        """What the secrets of managers came from, and are kept fresh by; None where the config has none."""
+        return self._resolver
 
     def where(self, *loc: str | int) -> Place:
         """File, line and key as written of a canonical path, or of the nearest place above it.

@@ -23,13 +23,15 @@ TYPED_PARAMS: Final = frozenset(blocks.Params.model_fields) - {"defaults", "extr
 #: Block -> the keys that have an effect.
 IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "root": frozenset(Settings.model_fields) - {"environment"} | {"environment_variables", "include"},
+        "root": frozenset(Settings.model_fields) - {"environment"}
+        | {"environment_variables", "include"}
+        | known.MANAGER_ROOT_KEYS,
         "model_list": frozenset(blocks.Deployment.model_fields) - _NOT_KEYS,
         "params": TYPED_PARAMS | known.OPENAI_PARAMS | known.PROVIDER_PARAMS,
         "model_info": frozenset(blocks.ModelInfo.model_fields),
         "settings": frozenset(BehaviourSettings.model_fields),
         "router_settings": frozenset(blocks.RouterSettings.model_fields),
-        "general_settings": frozenset(GeneralSettings.model_fields),
+        "general_settings": frozenset(GeneralSettings.model_fields) | known.MANAGER_GENERAL_KEYS,
         "credential_list": frozenset(blocks.CredentialSettings.model_fields),
         "guardrails": frozenset({"guardrail_name", "params"}),
         "virtual_keys": frozenset(blocks.VirtualKey.model_fields) - _NOT_KEYS,

@@ -40,6 +40,24 @@ class Referenced(str):
         return f"'{MASK}'"
 
 
+class Managed(Referenced):
+    """Text that came from a secret manager. Where a secret is wanted, `live` takes its place and follows rotations."""
+
+    __slots__ = ("live",)
+
+    def __new__(cls, text: str, live: Secret) -> Managed:
+        made = super().__new__(cls, text)
+        made.live = live
+        return made
+
+    live: Secret
+
+
+def secret_of(value: str) -> Secret:
+    """The secret that this text is."""
+    return value.live if isinstance(value, Managed) else Secret(str(value))
+
+
 def is_secret_name(name: str) -> bool:
     """Whether a key of this name holds a credential."""
     lowered = name.lower()
@@ -52,7 +70,7 @@ def protect(value: Any, name: str = "") -> Any:
         return {key: protect(child, str(key)) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [protect(child, name) for child in value]
-    return Secret(str(value)) if isinstance(value, str) and is_secret_name(name) else value
+    return secret_of(value) if isinstance(value, str) and is_secret_name(name) else value
 
 
 def conceal(value: Any, name: str = "") -> Any:
@@ -94,7 +112,13 @@ def _no_switch(value: Any) -> Any:
     return value
 
 
+def _live(value: Any) -> Any:
+    return value.live if isinstance(value, Managed) else value
+
+
 def _secret(value: Secret) -> Secret:
+    if not value.ready:
+        return value
     text = value.reveal()
     if not text.strip():
         raise wrong("the secret is empty")
@@ -104,6 +128,8 @@ def _secret(value: Secret) -> Secret:
 
 
 def _header(value: str | Secret) -> str | Secret:
+    if isinstance(value, Secret) and not value.ready:
+        return value
     if _CONTROL.search(value.reveal() if isinstance(value, Secret) else value):
         raise wrong("the header holds a line break or a control character")
     return value
@@ -111,7 +137,7 @@ def _header(value: str | Secret) -> str | Secret:
 
 def _referenced_header(value: Any) -> Any:
     # Before pydantic's own validation, which makes plain text of it.
-    return Secret(str(value)) if isinstance(value, Referenced) else value
+    return secret_of(value) if isinstance(value, Referenced) else value
 
 
 def _headers(value: dict[str, str | Secret]) -> dict[str, str | Secret]:
@@ -139,7 +165,7 @@ def _url(value: str) -> str:
 
 
 #: A credential: never empty, never with a stray newline, shown as a mask.
-Credential: TypeAlias = Annotated[Secret, AfterValidator(_secret)]
+Credential: TypeAlias = Annotated[Secret, BeforeValidator(_live), AfterValidator(_secret)]
 #: Text that must say something.
 Name: TypeAlias = Annotated[str, AfterValidator(_name)]
 #: An address; user, password and query are not shown.

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -25,6 +25,8 @@ class VirtualKey:
 
     identity: Identity
     expires: float | None = None
+    #: The key itself where it comes from a secret manager, and may change there; `identity.key_hash` follows it.
+    live: Secret | None = None
 
 
 class Keys:
@@ -33,7 +35,7 @@ class Keys:
     >>> keys = Keys(master_key=Secret("sk-master"))
     """
 
-    __slots__ = ("_by_hash", "_headers", "_wall")
+    __slots__ = ("_by_hash", "_headers", "_live", "_wall")
 
     def __init__(
         self,
@@ -46,21 +48,43 @@ class Keys:
         self._wall = wall
         self._headers = (header_name.lower(), *KEY_HEADERS) if header_name else KEY_HEADERS
         self._by_hash: dict[str, VirtualKey] = {}
+        #: Keys that may change, with the value that is in the table now.
+        self._live: list[tuple[VirtualKey, str]] = []
         for key in virtual_keys:
+            if key.live is not None:
+                self._live.append((key, ""))
+                continue
             if key.identity.key_hash in self._by_hash:
                 raise ConfigError(
                     f"two virtual keys have the same value ({key.identity.alias or 'no alias'})", key="virtual_keys"
                 )
             self._by_hash[key.identity.key_hash] = key
         if master_key is not None:
-            hashed = digest(master_key.reveal())
-            self._by_hash[hashed] = VirtualKey(identity=Identity(key_hash=hashed, alias="master", admin=True))
+            master = VirtualKey(identity=Identity(key_hash="", alias="master", admin=True), live=master_key)
+            self._live.append((master, ""))
+        self._follow()
+
+    def _follow(self) -> None:
+        """Take over keys that their secret manager has changed. One without a value opens nothing."""
+        for index, (key, known) in enumerate(self._live):
+            assert key.live is not None
+            value = key.live.reveal() if key.live.ready else ""
+            if value == known:
+                continue
+            if known:
+                self._by_hash.pop(digest(known), None)
+            if value:
+                hashed = digest(value)
+                self._by_hash[hashed] = replace(key, identity=replace(key.identity, key_hash=hashed))
+            self._live[index] = (key, value)
 
     def __bool__(self) -> bool:
-        return bool(self._by_hash)
+        return bool(self._by_hash or self._live)
 
     async def identify(self, headers: Headers) -> Identity | None:
         """The caller behind the first key that the headers carry."""
+        if self._live:
+            self._follow()
         key = self._key(headers)
         # The work is the same with and without a key, and for known, unknown and expired ones.
         hashed = digest(key)

@@ -154,12 +154,8 @@ general_settings: {strict_env: %s, master_key: os.environ/KEY}
         loads(text % "false", env={})
 
 
-@pytest.mark.parametrize(
-    "reference",
-    ["aws-sm://prod/key", "gcp-sm://p/s", "azure-kv://v/s", "vault://a#b", "oidc/google/aud", "os.environ/oidc/x/y",
-     "secret://corp/x", "conjur://x", "file:///run/secrets/x"],
-)  # fmt: skip
-def test_secret_managers_are_refused_by_name(reference: str) -> None:
+@pytest.mark.parametrize("reference", ["oidc/google/aud", "os.environ/oidc/x/y", "conjur://x", "aws_kms/x"])
+def test_other_secret_managers_are_refused_by_name(reference: str) -> None:
     with pytest.raises(ConfigErrors) as caught:
         loads(f"general_settings:\n  master_key: {reference}\n", file="f.yaml", env={})
     (error,) = caught.value.errors

@@ -108,7 +108,6 @@ def test_the_values_are_there(settings: Settings) -> None:
         f"litellm_settings: {{drop_params: {CANARY}}}\ntianji_settings: {{drop_params: {CANARY}x}}",
         f"general_settings: {{master_key: '{CANARY}",
         f"general_settings: {{master_key: !x {CANARY}}}",
-        f"general_settings: {{master_key: vault://{CANARY}}}",
         f"general_settings: {{master_key: '${CANARY.lower().replace('-', '')}'}}",
         f"model_list: [{{model_name: m, litellm_params: {{model: a/b, api_base: {CANARY}, weight: {CANARY}}}}}]",
         f"model_list: [{{model_name: m, litellm_params: {{model: a/b, headers: {{a: \"{CANARY}\\n\"}}}}}}]",
