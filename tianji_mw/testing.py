@@ -179,9 +179,9 @@ class FakeLLM:
         """Wait, and notice when the client hangs up meanwhile."""
         if seconds:
             ends = asyncio.ensure_future(reader.read(1))
+            ends.add_done_callback(lambda task: task.cancelled() or task.exception())  # a reset is a way of hanging up
             done, _ = await asyncio.wait({ends}, timeout=seconds)
             if done:
-                ends.exception()  # a reset is a way of hanging up
                 self.dropped += 1
                 return False
             ends.cancel()

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr
 
@@ -40,8 +39,6 @@ _DASHES: Final = str.maketrans("_.", "--")
 #: Seconds before the second, third and fourth attempt.
 _PAUSES: Final = (0.2, 0.6, 1.8)
 _MOST_NAMES: Final = 1000
-#: The authorities that azure-identity knows; it would ask the first of them about any other one.
-_AUTHORITIES: Final = frozenset({"login.microsoftonline.com", "login.microsoftonline.us", "login.chinacloudapi.cn"})
 #: Codes in Key Vault's answers, and Entra's numbers of reasons; nothing else of either is shown.
 _CODE: Final = re.compile(r'"code"\s*:\s*"([A-Za-z]{1,60})"')
 _REASON: Final = re.compile(r"AADSTS\d+")
@@ -50,8 +47,6 @@ _REASON: Final = re.compile(r"AADSTS\d+")
 class _Opened(NamedTuple):
     client: Any
     credential: Any
-    #: The secrets that it was made of.
-    given: tuple[str, ...]
 
 
 class AzureKeyVault(BlockingStore):
@@ -102,6 +97,8 @@ class AzureKeyVault(BlockingStore):
 
     _open: _Opened | None = PrivateAttr(default=None)
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    #: `status` of this thread's last login.
+    _seen: threading.local = PrivateAttr(default_factory=threading.local)
 
     def read(self, ref: Reference) -> SecretValue:
         where = f"{self.name}: {ref.path}"
@@ -166,18 +163,20 @@ class AzureKeyVault(BlockingStore):
         for attempt, pause in enumerate((*_PAUSES, self.timeout_s)):
             again = attempt == 0
             told: SecretError
+            self._seen.status = 0
             left = max(0.05, end - time.monotonic())
             try:
                 return question(self._client(where), {"connection_timeout": left, "read_timeout": left})
             except SecretMalformed as error:
                 told = error
             except HttpResponseError as error:
-                told, asked = _of_answer(where, error)
-                again = told.passing or (again and (told.reason == "malformed" or error.status_code == 401))
-                pause = max(pause, asked)
-                if error.status_code in (None, 401):
-                    # A new login next time: the token may be revoked, the file it was made of a better one by then.
+                told, asked = _of_answer(where, error, self._seen.status)
+                refused = error.status_code in (None, 401)
+                if refused:
+                    # Once more from the start: the token may be revoked, or what we log in with has been replaced.
                     self._open = None
+                again = told.passing or (again and (refused or told.reason == "malformed"))
+                pause = max(pause, asked)
             except AzureError as error:
                 again, told = False, StoreUnreachable(f"{where}: Azure cannot be asked ({type(error).__name__})")
             except OSError as error:
@@ -196,13 +195,11 @@ class AzureKeyVault(BlockingStore):
 
     def _client(self, where: str) -> Any:
         with self._lock:
-            secrets = (self.client_secret, self.certificate_password)
-            given = tuple(secret.reveal() if secret is not None else "" for secret in secrets)
-            if self._open is None or self._open.given != given:
-                self._open = self._made(where, given)
+            if self._open is None:
+                self._open = self._made(where)
             return self._open.client
 
-    def _made(self, where: str, given: tuple[str, ...]) -> _Opened:
+    def _made(self, where: str) -> _Opened:
         from azure.keyvault.secrets import SecretClient
 
         if not self.vault_url:
@@ -211,30 +208,32 @@ class AzureKeyVault(BlockingStore):
         limits = {"connection_timeout": self.timeout_s, "read_timeout": self.timeout_s}
         more: dict[str, Any] = {**limits, "retry_total": 0, "connection_verify": self.ca_bundle or True}
         try:
-            credential = self._login(where, given, dict(more))
+            credential = self._login(where, dict(more))
             more |= {"verify_challenge_resource": self.verify_challenge_resource, "api_version": self.api_version}
-            return _Opened(SecretClient(self.vault_url, credential, **more), credential, given)
+            return _Opened(SecretClient(self.vault_url, credential, **more), credential)
         except (ValueError, OSError, NotImplementedError) as error:
             text = "the settings cannot be used; check the certificate, tenant_id, authority_host and api_version"
             raise StoreMisconfigured(f"{where}: {text} ({type(error).__name__})") from None
 
-    def _login(self, where: str, given: tuple[str, ...], more: dict[str, Any]) -> Any:
+    def _login(self, where: str, more: dict[str, Any]) -> Any:
         import azure.identity as sdk
 
-        secret, password = given
+        secret = self.client_secret.reveal() if self.client_secret else ""
+        password = self.certificate_password.reveal() if self.certificate_password else None
         tenant, client = self.tenant_id, self.client_id
         way: str = self.credential
         if way == "default":
             ways = {"client_secret": tenant and client and secret, "certificate": self.certificate_path}
             way = next((name for name, set_ in {**ways, "workload": self.token_file}.items() if set_), way)
+        more["raw_response_hook"] = lambda answer: setattr(self._seen, "status", answer.http_response.status_code)
         if way in ("default", "managed"):
             # A metadata server that is not up yet is asked again by the SDK.
             del more["retry_total"]
         if way == "managed":
             return sdk.ManagedIdentityCredential(client_id=client or None, **more)
         if self.authority_host:
-            host = urlsplit(self.authority_host).hostname or self.authority_host.strip("/")
-            more |= {"authority": self.authority_host, "disable_instance_discovery": host not in _AUTHORITIES}
+            # Otherwise the public cloud would be asked what it knows of this one.
+            more |= {"authority": self.authority_host, "disable_instance_discovery": True}
         if way == "default":
             return sdk.DefaultAzureCredential(managed_identity_client_id=client or None, **more)
         proof = {"client_secret": "client_secret", "certificate": "certificate_path", "workload": "token_file"}[way]
@@ -243,12 +242,12 @@ class AzureKeyVault(BlockingStore):
         if way == "client_secret":
             return sdk.ClientSecretCredential(tenant, client, secret, **more)
         if way == "certificate":
-            return sdk.CertificateCredential(tenant, client, self.certificate_path, password=password or None, **more)
+            return sdk.CertificateCredential(tenant, client, self.certificate_path, password=password, **more)
         more["token_file_path"] = self.token_file
         return sdk.WorkloadIdentityCredential(tenant_id=tenant, client_id=client, **more)
 
 
-def _of_answer(where: str, error: Any) -> tuple[SecretError, float]:
+def _of_answer(where: str, error: Any, login: int) -> tuple[SecretError, float]:
     """What an error means, and the seconds that the answer asks to wait. Its text may quote what was sent."""
     from azure.core.exceptions import AzureError, DecodeError
 
@@ -257,8 +256,9 @@ def _of_answer(where: str, error: Any) -> tuple[SecretError, float]:
     codes = list(dict.fromkeys(_CODE.findall(body) + _REASON.findall(str(error.message))))
     shown, asked = ", ".join([str(status or type(error).__name__), *codes]), str(headers.get("Retry-After", ""))
     told: SecretError
-    # azure-identity wraps what kept it from asking.
-    if isinstance(error.__cause__, AzureError) or status in (408, 429) or status >= 500:
+    # azure-identity wraps what kept it from asking, and forgets the status of most answers.
+    silent = isinstance(error.__cause__, AzureError) and not 400 <= login < 500
+    if silent or any(code in (408, 429) or code >= 500 for code in (status, login)):
         told = StoreUnreachable(f"{where}: Azure is busy or down ({shown})")
     elif isinstance(error, DecodeError):
         told = SecretMalformed(f"{where}: the answer is not the JSON that Key Vault's API promises")

@@ -50,8 +50,6 @@ class _Opened(NamedTuple):
     credentials: Any
     request: Any
     project: str
-    #: The `credentials_json` that it was made of.
-    given: str
 
 
 class GoogleSecretManager(BlockingStore):
@@ -170,8 +168,9 @@ class GoogleSecretManager(BlockingStore):
                 told, asked = _of_answer(where, error)
                 again, pause = told.passing, max(pause, asked)
             except GoogleAuthError as error:
-                # A new client next time: the file it was made of may be a better one by then.
-                self._open, again, told = None, False, _of_login(where, error, login.status)
+                # Once more from the start: what we log in with may have been replaced.
+                self._open, told = None, _of_login(where, error, login.status)
+                again = again and not told.passing
             except (OSError, AttributeError) as error:
                 # Errors of requests are OSErrors; the client stumbles with the other over errors that no Google sent.
                 again, told = False, StoreUnreachable(f"{where}: Google cannot be asked ({type(error).__name__})")
@@ -185,10 +184,9 @@ class GoogleSecretManager(BlockingStore):
         if not self._lock.acquire(timeout=_left(login.end)):
             raise StoreUnreachable(f"{where}: Google has not let us log in within {self.timeout_s:g} s")
         try:
-            given = self.credentials_json.reveal() if self.credentials_json is not None else ""
             opened = self._open
-            if opened is None or opened.given != given:
-                opened = self._open = self._made(where, given, login)
+            if opened is None:
+                opened = self._open = self._made(where, login)
             login.plain = opened.request
             if not opened.credentials.valid:
                 opened.credentials.refresh(login)
@@ -196,7 +194,7 @@ class GoogleSecretManager(BlockingStore):
         finally:
             self._lock.release()
 
-    def _made(self, where: str, given: str, login: _Login) -> _Opened:
+    def _made(self, where: str, login: _Login) -> _Opened:
         import google.auth
         from google.auth.credentials import with_scopes_if_required
         from google.auth.transport.requests import Request
@@ -205,14 +203,18 @@ class GoogleSecretManager(BlockingStore):
 
         login.plain = Request()
         try:
-            if given:
-                found, project = google.auth.load_credentials_from_dict(json.loads(given))
+            if self.credentials_json is not None:
+                found, project = google.auth.load_credentials_from_dict(json.loads(self.credentials_json.reveal()))
             elif self.credentials_file:
                 found, project = google.auth.load_credentials_from_file(self.credentials_file)
             else:
                 found, project = google.auth.default(request=login)
         except (google.auth.exceptions.DefaultCredentialsError, ValueError, AttributeError, OSError) as error:
-            what = "credentials_json" if given else self.credentials_file or "no Google login found"
+            what = (
+                "credentials_json"
+                if self.credentials_json is not None
+                else self.credentials_file or "no Google login found"
+            )
             text = "give the JSON of a service_account, external_account or authorized_user, or attach an account"
             raise SecretDenied(f"{where}: {what} ({type(error).__name__}); {text}") from None
         # Scopes come last: an external account that has them is looked up at cloudresourcemanager.googleapis.com.
@@ -221,7 +223,7 @@ class GoogleSecretManager(BlockingStore):
         # Given a transport, the client asks the token endpoint; by itself it would sign its own tokens, for good.
         rest = transports.SecretManagerServiceRestTransport(host=self.endpoint.rstrip("/") or host, credentials=found)
         client = SecretManagerServiceClient(transport=rest)
-        return _Opened(client, found, login.plain, self.project_id or project or "", given)
+        return _Opened(client, found, login.plain, self.project_id or project or "")
 
 
 class _Login:

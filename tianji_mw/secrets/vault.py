@@ -164,13 +164,15 @@ class HashicorpVault(BlockingStore):
             raise _refusal(where, answer)
         login = self._logged_in(where)
         answer = self._look_up(where, login)
-        if answer.status_code == 403 and self._method(where) != "token":
-            login = self._logged_in(where, refused=login)
-        elif answer.status_code == 403 and "invalid token" in _errors(answer):
-            raise SecretDenied(f"{where}: the token is not valid, or no longer")
-        elif answer.status_code == 200:
+        if answer.status_code == 200:
             return _login_of(login.token, _body(where, answer).get("data"), "ttl").left()
-        # Its policies may keep a good token from looking at itself.
+        if answer.status_code != 403:
+            raise _refusal(where, answer)
+        if self._method(where) != "token":
+            return self._logged_in(where, refused=login).left()
+        # Its policies may keep a good token from looking at itself; this question is open to every good token.
+        if self._auth(where, "/v1/sys/internal/ui/mounts", login, None).status_code == 403:
+            raise SecretDenied(f"{where}: the token is not valid, or no longer")
         return login.left()
 
     async def aclose(self) -> None:
