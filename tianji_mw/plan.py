@@ -32,8 +32,8 @@ class Plan:
     """How calls of `api` are sent to `deployment`. Raises InvalidRequest when its provider cannot serve the API."""
 
     __slots__ = (
-        "_addresses", "_changing", "_forwards", "_headers", "_model", "_transport", "bridge", "deployment", "provider", "rules",
-        "wire",
+        "_addresses", "_changing", "_forwards", "_headers", "_model", "_transport", "bridge", "deployment", "provider",
+        "rules", "wire",
     )  # fmt: skip
 
     def __init__(self, deployment: Deployment, api: Api) -> None:

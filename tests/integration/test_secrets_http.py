@@ -7,8 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import hvac
 import pytest
 
+from tests.integration.secrets.servers import ROOT_TOKEN, bao
 from tests.support.stack import ANSWER, CHAT, STREAM, Serve, stream_of
 from tianji_mw.call import current_call
 from tianji_mw.errors import ConfigErrors
@@ -177,6 +179,20 @@ general_settings:
         assert master.exists()
 
 
+async def test_a_hosted_key_stands_for_a_variable(tmp_path: Path, serve: Serve) -> None:
+    async with FakeLLM(Upstream("sk-hosted")) as llm:
+        mount(tmp_path, "OPENAI_API_KEY", "sk-hosted")
+        path = tmp_path / "config.yaml"
+        path.write_text(f"""
+model_list: [{{model_name: gpt-4o, litellm_params: {{model: openai/gpt-4o, api_base: "{llm.url}/v1"}}}}]
+general_settings:
+  key_management_system: file
+  key_management_settings: {{directory: {tmp_path}, hosted_keys: [OPENAI_API_KEY, NOT_THERE]}}
+""")
+        app = await serve(Gateway.from_config(path, env={"OPENAI_API_KEY": "sk-of-the-environment"}))
+        assert (await drive(app, CHAT)).status == 200
+
+
 def test_everything_that_is_missing_is_listed_at_once(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"""
@@ -235,3 +251,29 @@ async def test_a_named_secret_that_is_missing_stops_the_start(tmp_path: Path, se
     assert isinstance((await drive(app, CHAT)).error, SecretNotFound)
     mount(tmp_path, "t", "token-2")
     assert (await drive(app, CHAT)).body == b"token-2 token-2 Named(token)"
+
+
+@pytest.mark.slow
+async def test_a_restart_while_the_store_is_down(tmp_path: Path, serve: Serve) -> None:
+    (tmp_path / "bao").mkdir()
+    async with FakeLLM(Upstream("sk-1")) as llm:
+        with bao(tmp_path / "bao") as running:
+            client = hvac.Client(url=running.url, token=ROOT_TOKEN)
+            client.secrets.kv.v2.create_or_update_secret(path="llm/openai", secret={"key": "sk-1", "other": "x"})
+            more = f"""
+secret_managers: {{corp: {{type: vault, address: "{running.url}", token: os.environ/TOKEN, timeout_s: 1}}}}
+general_settings:
+  secret_cache: {{file: {tmp_path}/last-good, passphrase: os.environ/PASSPHRASE}}
+"""
+            env = {"TOKEN": ROOT_TOKEN, "PASSPHRASE": "sixteen characters at least"}
+            path = config(tmp_path, llm.url, "secret://corp/llm/openai#key", more)
+            app = await serve(Gateway.from_config(path, env=env))
+            assert (await drive(app, CHAT)).status == 200
+            assert app.runtime.degraded == {}
+        other = tmp_path / "other.yaml"
+        other.write_text(path.read_text().partition("general_settings:\n  secret_cache")[0])
+        with pytest.raises(ConfigErrors, match=r"api_key: corp: llm/openai: the server cannot be reached"):
+            Gateway.from_config(other, env=env)
+        again = await serve(Gateway.from_config(path, env=env))
+        assert (await drive(again, CHAT)).status == 200
+        assert again.runtime.degraded == {"secrets": "the last good values of secrets are used"}

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import PrivateAttr
 
 from tianji_mw.redact import Secret
-from tianji_mw.secrets.base import SecretError, SecretNotFound, SecretStore, SecretValue, StoreUnreachable
+from tianji_mw.secrets.base import SecretError, SecretNotFound, SecretStore, SecretValue, StoreUnreachable, text_of
 from tianji_mw.secrets.reference import Reference
 from tianji_mw.secrets.resolver import Resolver
 
@@ -31,7 +31,8 @@ class Memory(SecretStore):
             raise self._trouble
         if ref.path not in self._values:
             raise SecretNotFound(f"{self.name}: {ref.path}: no such secret")
-        return SecretValue(value=Secret(self._values[ref.path]), expires=self._expires.get(ref.path))
+        text = text_of(self._values[ref.path], f"{self.name}: {ref.path}")
+        return SecretValue(value=Secret(text), expires=self._expires.get(ref.path))
 
     async def list(self, prefix: str = "") -> Sequence[str]:
         return sorted(path for path in self._values if path.startswith(prefix))

@@ -76,7 +76,7 @@ def provider_of(
     fields["api_base"] = str(params.api_base or "") or _first(env, base_env)
     if spec is not None:
         fields["spec"] = spec if fields["api_base"] else _filled(settings, name, spec, fields, env, where)
-    fields["api_key"] = _key(params.api_key, kind, fields, key_env, env)
+    fields["api_key"] = _key(params.api_key, kind, fields, key_env, env, settings.hosted)
     _from_environment(kind, fields, env)
     if entry.model_info.base_model and "base_model" in kind.model_fields:
         fields["base_model"] = entry.model_info.base_model
@@ -90,12 +90,16 @@ def _key(
     fields: Mapping[str, Any],
     variables: tuple[str, ...],
     env: Mapping[str, str],
+    hosted: Mapping[str, Secret],
 ) -> Secret | None:
-    """The entry's own key, else the environment's; none where the entry logs in by other means."""
+    """The entry's own key, else the secret manager's or the environment's; none with another login."""
     if given is not None:
         return given
     if any(name in fields for name in kind.login_fields):
         return None
+    held = next((hosted[name] for name in variables if name in hosted), None)
+    if held is not None:
+        return held
     found = _first(env, variables)
     return Secret(found) if found else None
 

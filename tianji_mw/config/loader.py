@@ -114,7 +114,7 @@ def _settings(
     if errors or settings is None:
         raise ConfigErrors(_ordered(errors))
     settings._notices = _ordered(notices)
-    settings._resolver = managers.resolver
+    settings._resolver, settings._hosted = managers.resolver, managers.hosted
     return settings
 
 

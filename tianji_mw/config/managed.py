@@ -20,6 +20,7 @@ from tianji_mw.secrets.reference import Reference, is_reference
 if TYPE_CHECKING:
     from tianji_mw.config.references import References
     from tianji_mw.config.settings import Notice
+    from tianji_mw.redact import Secret
     from tianji_mw.secrets.base import SecretStore
     from tianji_mw.secrets.live import LiveSecret
     from tianji_mw.secrets.resolver import Resolver
@@ -168,11 +169,7 @@ class Managers:
 
     def fetch(self, root: Node, variables: Node | None) -> None:
         """Fetch all secrets that strings below these nodes mean, at once. What fails is an error of its places."""
-        wanted: dict[str, list[Node]] = {}
-        for node in (*walk(root), *(walk(variables) if variables else ())):
-            if isinstance(node.value, str):
-                for name in self._named(node.value):
-                    wanted.setdefault(name, []).append(node)
+        wanted = self._wanted([*walk(root), *(walk(variables) if variables else ())])
         if not wanted and not self._stores:
             return
         resolver = self.resolver = self._open_resolver()
@@ -187,10 +184,33 @@ class Managers:
             if handle.ready:
                 self._found[name] = Managed(handle.reveal(), handle)
             elif not name.startswith("os.environ/") or name.removeprefix("os.environ/") not in self._env:
-                if self.resolving == "fail":
-                    self._refuse(name, wanted[name], failed[handle].message)
-                else:
-                    self._found[name] = Managed("unresolved", handle)
+                self._miss(name, handle, wanted[name], failed)
+
+    def _wanted(self, nodes: list[Node]) -> dict[str, list[Node]]:
+        """References, and where each is used; hosted names may be used nowhere."""
+        wanted: dict[str, list[Node]] = {}
+        for node in nodes:
+            if isinstance(node.value, str):
+                for name in self._named(node.value):
+                    wanted.setdefault(name, []).append(node)
+        if self._default is not None:
+            for name in self._hosted or ():
+                wanted.setdefault(f"os.environ/{name}", [])
+        return wanted
+
+    def _miss(
+        self, name: str, handle: LiveSecret, nodes: list[Node], failed: Mapping[LiveSecret, UnresolvedReference]
+    ) -> None:
+        if self.resolving == "fail":
+            self._refuse(name, nodes, failed[handle].message)
+        elif nodes:
+            self._found[name] = Managed("unresolved", handle)
+
+    @property
+    def hosted(self) -> dict[str, Secret]:
+        """What the default store holds of the names that it is said to host, for whoever looks for a variable."""
+        found = {name: self._found.get(f"os.environ/{name}") for name in self._hosted or ()}
+        return {name: managed.live for name, managed in found.items() if managed is not None}
 
     def _reference(self, name: str) -> str | Reference:
         if not name.startswith("os.environ/"):

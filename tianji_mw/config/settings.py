@@ -135,6 +135,7 @@ class Settings(Block):
 
     _notices: tuple[Notice, ...] = PrivateAttr(default=())
     _resolver: Resolver | None = PrivateAttr(default=None)
+    _hosted: Mapping[str, Secret] = PrivateAttr(default_factory=dict)
     _places: Mapping[Loc, Place] = PrivateAttr(default_factory=dict)
 
     @property
@@ -146,6 +147,11 @@ class Settings(Block):
     def resolver(self) -> Resolver | None:
         """What the secrets of managers came from, and are kept fresh by; None where the config has none."""
         return self._resolver
+
+    @property
+    def hosted(self) -> Mapping[str, Secret]:
+        """Secrets that stand for environment variables: `hosted_keys` of the secret manager."""
+        return self._hosted
 
     def where(self, *loc: str | int) -> Place:
         """File, line and key as written of a canonical path, or of the nearest place above it.

@@ -30,6 +30,7 @@ from tianji_mw.secrets.base import (
     StoreUnreachable,
     text_of,
 )
+from tianji_mw.secrets.hush import hush
 from tianji_mw.secrets.reference import Reference
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ class AwsSecretsManager(BlockingStore):
             except ValueError:
                 raise StoreMisconfigured(f"{where}: the region or an endpoint URL is not valid") from None
             self._credentials = session.get_credentials()
+            hush("botocore")
             return self._client
 
     def _base(self, where: str) -> Any:

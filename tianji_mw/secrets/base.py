@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from tianji_mw.errors import UnresolvedReference
 from tianji_mw.redact import Secret
+from tianji_mw.secrets.hush import THREADS
 
 if TYPE_CHECKING:
     from tianji_mw.secrets.reference import Reference
@@ -156,7 +157,7 @@ class BlockingStore(SecretStore):
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"tianji-secrets-{self.name}")
+            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"{THREADS}-{self.name}")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def aclose(self) -> None:

@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from tianji_mw.redact import Secret
 from tianji_mw.secrets.base import SecretNotFound, SecretStore, SecretValue, text_of
 
@@ -19,7 +21,7 @@ class Environment(SecretStore):
     """The environment, or the mapping that stands in for it."""
 
     name: str = "env"
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
 
     async def get(self, ref: Reference) -> SecretValue:
         found = self._variables().get(ref.path)

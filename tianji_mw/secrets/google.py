@@ -113,12 +113,12 @@ class GoogleSecretManager(BlockingStore):
         def question(opened: _Opened, end: float) -> list[str]:
             request = {"parent": self._parent(where, opened.project), "page_size": most}
             found: list[str] = []
-            for page in opened.client.list_secrets(request=request, retry=None, timeout=_left(end)).pages:
-                ids = (secret.name.rpartition("/")[2] for secret in page.secrets)
-                found += [name for name in ids if name.startswith(prefix)]
+            for secret in opened.client.list_secrets(request=request, retry=None, timeout=_left(end)):
+                name = secret.name.rpartition("/")[2]
+                found += [name] if name.startswith(prefix) else []
                 if len(found) >= most or time.monotonic() > end:
                     break
-            return found[:most]
+            return found
 
         return self._ask(where, question)
 
@@ -162,8 +162,6 @@ class GoogleSecretManager(BlockingStore):
                 return question(self._opened(where, login), end)
             except SecretMalformed as error:
                 told = error
-            except (ParseError, ValueError):
-                told = SecretMalformed(f"{where}: the answer is not what Google's API promises")
             except GoogleAPICallError as error:
                 told, asked = _of_answer(where, error)
                 again, pause = told.passing, max(pause, asked)
@@ -171,6 +169,8 @@ class GoogleSecretManager(BlockingStore):
                 # Once more from the start: what we log in with may have been replaced.
                 self._open, told = None, _of_login(where, error, login.status)
                 again = again and not told.passing
+            except (ParseError, ValueError):
+                told = SecretMalformed(f"{where}: the answer is not what Google's API promises")
             except (OSError, AttributeError) as error:
                 # Errors of requests are OSErrors; the client stumbles with the other over errors that no Google sent.
                 again, told = False, StoreUnreachable(f"{where}: Google cannot be asked ({type(error).__name__})")
@@ -203,18 +203,14 @@ class GoogleSecretManager(BlockingStore):
 
         login.plain = Request()
         try:
-            if self.credentials_json is not None:
+            if self.credentials_json:
                 found, project = google.auth.load_credentials_from_dict(json.loads(self.credentials_json.reveal()))
             elif self.credentials_file:
                 found, project = google.auth.load_credentials_from_file(self.credentials_file)
             else:
                 found, project = google.auth.default(request=login)
         except (google.auth.exceptions.DefaultCredentialsError, ValueError, AttributeError, OSError) as error:
-            what = (
-                "credentials_json"
-                if self.credentials_json is not None
-                else self.credentials_file or "no Google login found"
-            )
+            what = "credentials_json" if self.credentials_json else self.credentials_file or "no Google login found"
             text = "give the JSON of a service_account, external_account or authorized_user, or attach an account"
             raise SecretDenied(f"{where}: {what} ({type(error).__name__}); {text}") from None
         # Scopes come last: an external account that has them is looked up at cloudresourcemanager.googleapis.com.

@@ -289,10 +289,10 @@ class Resolver:
             }
         return found
 
-    async def health(self) -> dict[str, float | None | SecretError]:
+    async def health(self) -> dict[str, float | SecretError | None]:
         """Ask each configured store how it is: seconds until its login ends, None without an end, or what is wrong."""
 
-        async def one(store: SecretStore) -> float | None | SecretError:
+        async def one(store: SecretStore) -> float | SecretError | None:
             try:
                 async with asyncio.timeout(store.timeout_s + 5.0):
                     return await store.health()

@@ -168,12 +168,12 @@ class HashicorpVault(BlockingStore):
             return _login_of(login.token, _body(where, answer).get("data"), "ttl").left()
         if answer.status_code != 403:
             raise _refusal(where, answer)
-        if self._method(where) != "token":
-            return self._logged_in(where, refused=login).left()
         # Its policies may keep a good token from looking at itself; this question is open to every good token.
-        if self._auth(where, "/v1/sys/internal/ui/mounts", login, None).status_code == 403:
+        if self._auth(where, "/v1/sys/internal/ui/mounts", login, None).status_code != 403:
+            return login.left()
+        if self._method(where) == "token":
             raise SecretDenied(f"{where}: the token is not valid, or no longer")
-        return login.left()
+        return self._logged_in(where, refused=login).left()
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -291,8 +291,11 @@ class HashicorpVault(BlockingStore):
         token = self.token or Secret("")
         login = _Login(token=token, ttl=None)
         answer = self._look_up(where, login)
-        # A good token may be kept from looking at itself; reading shows whether this one is good.
-        return _login_of(token, _body(where, answer).get("data"), "ttl") if answer.status_code == 200 else login
+        if answer.status_code == 200:
+            return _login_of(token, _body(where, answer).get("data"), "ttl")
+        if answer.status_code in (400, 403, 404):
+            return login  # a good token may be kept from looking at itself; reading shows whether this one is good
+        raise _refusal(where, answer)
 
     def _jwt(self, where: str) -> str:
         try:
@@ -307,11 +310,14 @@ class HashicorpVault(BlockingStore):
         try:
             answer = self._auth(where, "/v1/auth/token/renew-self", login, {"increment": f"{asked}s"})
             if answer.status_code in (200, 400, 403):
-                renewed = _given(where, answer) if answer.status_code == 200 else login
-                if answer.status_code == 200 and renewed.renewable and (renewed.ttl or 0) >= asked:
+                renewed = _given(where, answer) if answer.status_code == 200 else replace(login, renewable=False)
+                if renewed.renewable and (renewed.ttl or 0) >= asked:
                     return renewed
-                # A token of the config is kept to its end.
-                return replace(renewed, renewable=False) if self._method(where) == "token" else self._log_in(where)
+                if self._method(where) != "token":
+                    return self._log_in(where)
+                # A token of the config is kept to its end, and renewed for as long as that gains time.
+                gains = (renewed.left() or 0.0) > (login.left() or 0.0) + 1
+                return replace(renewed, renewable=renewed.renewable and gains)
             raise _refusal(where, answer)
         except SecretError as error:
             if error.passing and login.left():
@@ -346,50 +352,43 @@ def _given(where: str, answer: Any) -> _Login:
     return _login_of(Secret(token), auth, "lease_duration")
 
 
-def _body(where: str, answer: Any) -> dict[str, Any]:
+def _json(answer: Any) -> dict[str, Any] | None:
     try:
         body = orjson.loads(answer.content)
     except orjson.JSONDecodeError:
-        body = None
-    if not isinstance(body, dict):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _body(where: str, answer: Any) -> dict[str, Any]:
+    body = _json(answer)
+    if body is None:
         raise SecretMalformed(f"{where}: the answer of the server is no JSON object (status {answer.status_code})")
     return body
 
 
-def _errors(answer: Any) -> str:
-    """The server's reasons, for looking into only: never shown."""
-    try:
-        body = orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        return ""
-    return str(body.get("errors", "")).lower() if isinstance(body, dict) else ""
-
-
 def _refusal(where: str, answer: Any) -> SecretError:
-    status = answer.status_code
+    """What an answer means. The server's reasons are looked into, and never shown."""
+    status, body = answer.status_code, _json(answer) or {}
     if status == 404:
-        return SecretNotFound(f"{where}: {_absent(answer)}")
+        return SecretNotFound(f"{where}: {_absent(body)}")
     if status in (401, 403):
         return SecretDenied(f"{where}: permission denied; the token is not valid, or its policies do not allow this")
     if status == 501:
         return StoreUnreachable(f"{where}: the server is not initialised")
-    if status == 503 and ("sealed" in _errors(answer) or b'"sealed":true' in answer.content):
+    if status == 503 and (body.get("sealed") is True or "sealed" in str(body.get("errors"))):
         return StoreUnreachable(f"{where}: the server is sealed")
     if status in _PASSING or status >= 500:
         return StoreUnreachable(f"{where}: the server failed or asks for a pause (status {status})")
     return StoreMisconfigured(f"{where}: the server refused the question (status {status}); check mount and address")
 
 
-def _absent(answer: Any) -> str:
-    try:
-        body = orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        body = None
-    data = body.get("data") if isinstance(body, dict) else None
+def _absent(body: Mapping[str, Any]) -> str:
+    data = body.get("data")
     metadata = data.get("metadata") if isinstance(data, dict) else None
     if isinstance(metadata, dict):
         state = "destroyed" if metadata.get("destroyed") else "deleted"
         return f"version {metadata.get('version')} of the secret is {state}"
-    if isinstance(body, dict) and body.get("warnings"):
+    if body.get("warnings"):
         return "there is no such secret; check kv_version"
     return "there is no such secret, version or mount"

@@ -1,0 +1,25 @@
+"""Keeps an SDK from writing what a store answered into its own DEBUG log, as botocore does, bodies and all.
+
+Only for the threads of our stores: what the rest of the process does with the same SDK stays visible.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+#: How the threads of `BlockingStore` are called.
+THREADS: Final = "tianji-secrets"
+
+
+class _Hush(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.DEBUG or not (record.threadName or "").startswith(THREADS)
+
+
+def hush(package: str) -> None:
+    """Silence the DEBUG log of all modules of `package` that are loaded by now."""
+    for name in [n for n in logging.root.manager.loggerDict if n == package or n.startswith(f"{package}.")]:
+        logger = logging.getLogger(name)
+        if not any(isinstance(found, _Hush) for found in logger.filters):
+            logger.addFilter(_Hush())
