@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tianji_mw.providers.base import Provider
     from tianji_mw.redact import Secret
     from tianji_mw.runtime import Runtime
+    from tianji_mw.secrets.base import SecretStore, SecretValue
+    from tianji_mw.secrets.middleware import Secrets
     from tianji_mw.stack import Stack
 
 _HOMES: Final = {
@@ -38,6 +40,9 @@ _HOMES: Final = {
     "Provider": "providers.base",
     "Runtime": "runtime",
     "Secret": "redact",
+    "SecretStore": "secrets.base",
+    "SecretValue": "secrets.base",
+    "Secrets": "secrets.middleware",
     "Stack": "stack",
     "TianjiError": "errors",
     "Verdict": "guardrails.base",
@@ -60,6 +65,9 @@ __all__ = [
     "Provider",
     "Runtime",
     "Secret",
+    "SecretStore",
+    "SecretValue",
+    "Secrets",
     "Stack",
     "TianjiError",
     "Verdict",

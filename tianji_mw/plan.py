@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tianji_mw import outgoing
+from tianji_mw.errors import UpstreamError
 from tianji_mw.redact import Secret
 
 if TYPE_CHECKING:
@@ -72,7 +73,13 @@ class Plan:
     async def headers(self, call: Call, *, stream: bool) -> RawHeaders:
         """All headers of a request. Raises UpstreamError (401) when a credential is needed and there is none."""
         provider = self.provider
-        credentials = await provider.credentials()
+        try:
+            credentials = await provider.credentials()
+        except UpstreamError as error:
+            # A login that was refused, perhaps because its secret was replaced a moment ago.
+            if error.code != "invalid_credentials" or not await outgoing.renew(provider):
+                raise
+            credentials = await provider.credentials()
         if not credentials and (missing := provider.lacks()):
             raise outgoing.no_key(provider, self.deployment, missing)
         if self._forwards and not call.headers.isdisjoint(self._forwards):

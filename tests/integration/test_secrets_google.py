@@ -390,12 +390,16 @@ async def test_damaged_payload(google: GoogleFake, made: Any) -> None:
     assert await read(made()) == ("x", "7")
 
 
-async def test_nothing_secret_is_logged(google: GoogleFake, made: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_secret_is_logged(
+    google: GoogleFake, made: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, "google")
+    monkeypatch.setattr(logging.getLogger("google"), "propagate", True)
     await read(made())
     await failure(made(credentials_json=json.dumps(google.service_account(private_key=Key().private))))
     assert "versions/latest:access" in caplog.text
+    assert not [record for record in caplog.records if record.name.startswith("google") and record.levelno < 20]
     assert not any(part in caplog.text for part in (VALUE, *google.tokens, "PRIVATE KEY"))
 
 

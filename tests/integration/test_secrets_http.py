@@ -13,6 +13,8 @@ import pytest
 from tests.integration.secrets.servers import ROOT_TOKEN, bao
 from tests.support.stack import ANSWER, CHAT, STREAM, Serve, stream_of
 from tianji_mw.call import current_call
+from tianji_mw.compose import compose
+from tianji_mw.config import from_dict
 from tianji_mw.errors import ConfigErrors
 from tianji_mw.gateway import Gateway
 from tianji_mw.secrets.base import SecretNotFound
@@ -238,6 +240,13 @@ async def test_a_wrapped_app_asks_by_name(tmp_path: Path, serve: Serve) -> None:
     )
     assert (await drive(app, CHAT)).body == b"token-1 token-1 Named(token)"
     assert (await drive(app, {}, path="/users", method="POST")).body == b"- token-1 Named(token)"
+
+
+async def test_names_of_a_config(tmp_path: Path, serve: Serve) -> None:
+    mount(tmp_path, "t", "token-1")
+    settings = from_dict({"secrets": {"token": f"file://{tmp_path}/t"}}, env={})
+    app = await serve(compose(settings, env={}, terminal=App()).app)
+    assert (await drive(app, CHAT)).body == b"token-1 token-1 Named(token)"
 
 
 async def test_a_named_secret_that_is_missing_stops_the_start(tmp_path: Path, serve: Serve) -> None:

@@ -29,6 +29,7 @@ from tianji_mw.secrets.base import (
     StoreUnreachable,
     text_of,
 )
+from tianji_mw.secrets.hush import hush
 
 if TYPE_CHECKING:
     from tianji_mw.secrets.reference import Reference
@@ -201,6 +202,8 @@ class GoogleSecretManager(BlockingStore):
         from google.cloud.secretmanager_v1 import SecretManagerServiceClient
         from google.cloud.secretmanager_v1.services.secret_manager_service import transports
 
+        # Its client writes whole answers into its DEBUG log.
+        hush("google")
         login.plain = Request()
         try:
             if self.credentials_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tianji_mw.config import Settings, loads
 from tianji_mw.errors import ConfigErrors
 
+DOCS = Path(__file__).parents[3] / "docs" / "secrets.md"
 MASTER = "general_settings:\n  master_key: os.environ/MASTER\n"
 
 
@@ -134,6 +136,14 @@ def test_what_is_wrong_is_named_with_its_place(text: str, said: str) -> None:
     (message,) = refused(text)
     assert message.startswith("c.yaml:1: ")
     assert said in message
+
+
+def test_the_documentation_loads() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        env = {name: "a value, sixteen characters" for name in re.findall(r"os.environ/([A-Z_]+)", block)}
+        assert load(block, env, resolving="skip").notices == ()
 
 
 def test_several_of_one_kind_need_their_names(mounted: Path) -> None:
