@@ -106,6 +106,8 @@ async def test_workload_identity_federation(google: GoogleFake, made: Any, tmp_p
     config = json.dumps(google.external_account(subject))
     assert await read(made(credentials_json=config, project_id="p")) == (VALUE, "2")
     assert google.count("/sts") == 1
+    google.token_faults.append(Fault(503, b"down"))
+    assert isinstance(await failure(made(credentials_json=config, project_id="p")), StoreUnreachable)
     subject.write_text(google.subject_token(exp=time.time() - 60))
     assert isinstance(await failure(made(credentials_json=config, project_id="p")), SecretDenied)
     subject.unlink()
@@ -297,8 +299,9 @@ async def test_health(google: GoogleFake, made: Any) -> None:
     assert await store.health() is None
     assert google.asked[-1].query["pageSize"] == "1"
     google.denied.add("*")
+    assert await store.health() is None  # a login that may read and not list is well
     with pytest.raises(SecretDenied, match="Secret Manager Viewer"):
-        await store.health()
+        await store.list()
     google.faults += [Fault(503)] * 4
     with pytest.raises(StoreUnreachable):
         await store.health()

@@ -19,6 +19,7 @@ from tianji_mw.errors import MissingExtra
 from tianji_mw.redact import Secret
 from tianji_mw.secrets.base import (
     BlockingStore,
+    NotAllowed,
     SecretDenied,
     SecretError,
     SecretMalformed,
@@ -119,7 +120,10 @@ class AzureKeyVault(BlockingStore):
 
     def ask(self) -> None:
         """List one secret. azure-identity renews the login by itself, so it has no end."""
-        self._listed("", 1)
+        try:
+            self._listed("", 1)
+        except NotAllowed:
+            pass
 
     def _listed(self, prefix: str, most: int) -> list[str]:
         end = time.monotonic() + self.timeout_s
@@ -269,7 +273,7 @@ def _of_answer(where: str, error: Any, login: int) -> tuple[SecretError, float]:
     elif "ForbiddenByFirewall" in codes:
         told = SecretDenied(f"{where}: ForbiddenByFirewall; allow our network in the vault's firewall")
     elif status == 403:
-        told = SecretDenied(f"{where}: Key Vault refused ({shown}); grant the login the role Key Vault Secrets User")
+        told = NotAllowed(f"{where}: Key Vault refused ({shown}); grant the login the role Key Vault Secrets User")
     else:
         told = SecretDenied(f"{where}: Azure refused the login ({shown}); check tenant_id, client_id and credential")
     return told, float(asked) if asked.isdecimal() else 0.0

@@ -48,6 +48,10 @@ class SecretDenied(SecretError):
     reason = "denied"
 
 
+class NotAllowed(SecretDenied):
+    """The store knows who we are, and does not let us do this. A login that may read but not list is well."""
+
+
 class SecretMalformed(SecretError):
     """What the store gave is empty, not text, or not the JSON that a `#field` needs."""
 

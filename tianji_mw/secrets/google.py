@@ -20,6 +20,7 @@ from tianji_mw.errors import MissingExtra
 from tianji_mw.redact import Secret
 from tianji_mw.secrets.base import (
     BlockingStore,
+    NotAllowed,
     SecretDenied,
     SecretError,
     SecretMalformed,
@@ -106,7 +107,10 @@ class GoogleSecretManager(BlockingStore):
 
     def ask(self) -> None:
         """List one secret. google-auth renews the login by itself, so it has no end."""
-        self._listed("", 1)
+        try:
+            self._listed("", 1)
+        except NotAllowed:
+            pass
 
     def _listed(self, prefix: str, most: int) -> list[str]:
         where = f"{self.name}: {prefix}*"
@@ -266,7 +270,8 @@ def _of_answer(where: str, error: Any) -> tuple[SecretError, float]:
         told = StoreUnreachable(f"{where}: Google is busy or down ({shown})")
     else:
         role = "Secret Manager Viewer, to list" if where.endswith("*") else "Secret Manager Secret Accessor"
-        told = SecretDenied(f"{where}: Google refused ({shown}); grant the login the role {role}")
+        kind = NotAllowed if code == 403 else SecretDenied
+        told = kind(f"{where}: Google refused ({shown}); grant the login the role {role}")
     return told, float(asked) if asked.isdecimal() else 0.0
 
 
