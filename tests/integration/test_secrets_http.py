@@ -10,7 +10,7 @@ from typing import Any
 import hvac
 import pytest
 
-from tests.integration.secrets.servers import ROOT_TOKEN, bao
+from tests.integration.secret_stores.servers import ROOT_TOKEN, bao
 from tests.support.stack import ANSWER, CHAT, STREAM, Serve, stream_of
 from tianji_mw.call import current_call
 from tianji_mw.compose import compose

@@ -29,7 +29,7 @@ class Memory(SecretStore):
         await asyncio.sleep(self._delay_s)
         if self._trouble is not None:
             raise self._trouble
-        if ref.path not in self._values:
+        if ref.path not in self._values or ref.version:
             raise SecretNotFound(f"{self.name}: {ref.path}: no such secret")
         text = text_of(self._values[ref.path], f"{self.name}: {ref.path}")
         return SecretValue(value=Secret(text), expires=self._expires.get(ref.path))

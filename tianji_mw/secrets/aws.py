@@ -7,82 +7,33 @@ Who asks, first match: a web identity token with a role; a role; a profile; an a
 from __future__ import annotations
 
 import binascii
-import logging
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, PrivateAttr
 
 from tianji_mw.errors import MissingExtra
 from tianji_mw.redact import Secret
+from tianji_mw.secrets.aws_answers import CLOCK, STALE, code_of, failure, refusal
 from tianji_mw.secrets.base import (
     BlockingStore,
-    SecretDenied,
-    SecretError,
+    NotAllowed,
     SecretMalformed,
-    SecretNotFound,
     SecretValue,
     StoreMisconfigured,
-    StoreUnreachable,
     text_of,
 )
 from tianji_mw.secrets.hush import hush
 from tianji_mw.secrets.reference import Reference
-
-if TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, ClientError
 
 _CONNECT_S: Final = 5.0
 _ATTEMPTS: Final = 4
 _MOST_NAMES: Final = 1000
 #: Shorter versions are stages such as AWSPREVIOUS.
 _VERSION_ID: Final = 32
-_CODE: Final = re.compile(r"[A-Za-z0-9.]{1,60}")
-_XML_CODE: Final = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
-#: Answers that may change with new credentials.
-_STALE: Final = frozenset(
-    {"ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException", "InvalidClientTokenId"}
-)
-_BUSY: Final = frozenset(
-    {"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "IDPCommunicationError"}
-)
-
-
-#: Loggers of botocore that write whole requests and answers at the level DEBUG.
-_LOUD: Final = ("botocore.auth", "botocore.endpoint", "botocore.parsers")
-
-
-class _NotAllowed(SecretDenied):
-    """AWS knows who we are, and does not let us do this."""
-
-
-_NO_RIGHT: Final = (_NotAllowed, "not allowed; allow secretsmanager:GetSecretValue to this identity")
-_UNKNOWN_KEY: Final = (SecretDenied, "AWS does not accept the access key or its signature; check the credentials")
-_EXPIRED: Final = (SecretDenied, "the session of the credentials has expired; new ones are needed")
-_CLOCK: Final = (SecretDenied, "AWS finds the signature too old or too new; set the clock of this machine")
-_NAME: Final = (SecretNotFound, "AWS has no secrets of such a name or version")
-_REFUSALS: Final[Mapping[str, tuple[type[SecretError], str]]] = {
-    "AccessDenied": _NO_RIGHT,
-    "AccessDeniedException": _NO_RIGHT,
-    "DecryptionFailure": (StoreMisconfigured, "the KMS key of the secret cannot decrypt it; check the key's state"),
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "IncompleteSignature": _UNKNOWN_KEY,
-    "InvalidAccessKeyId": _UNKNOWN_KEY,
-    "InvalidClientTokenId": _UNKNOWN_KEY,
-    "InvalidParameterException": _NAME,
-    "InvalidSignatureException": _UNKNOWN_KEY,
-    "MissingAuthenticationToken": _UNKNOWN_KEY,
-    "RequestExpired": _CLOCK,
-    "RequestTimeTooSkewed": _CLOCK,
-    "SignatureDoesNotMatch": _UNKNOWN_KEY,
-    "UnrecognizedClientException": _UNKNOWN_KEY,
-    "ValidationException": _NAME,
-}
 
 
 class AwsSecretsManager(BlockingStore):
@@ -115,6 +66,10 @@ class AwsSecretsManager(BlockingStore):
         "region_name": "region",
         "role_name": "role_arn",
     }
+
+    login_fields: ClassVar[frozenset[str]] = frozenset(
+        {"access_key_id", "profile", "role_arn", "web_identity_token", "web_identity_token_file"}
+    )
 
     name: str = "aws"
     region: str | None = None
@@ -173,7 +128,7 @@ class AwsSecretsManager(BlockingStore):
         """List one secret. An identity that may only read, and not list, is well too."""
         try:
             self._call("list_secrets", f"{self.name}: health", {"MaxResults": 1})
-        except _NotAllowed:
+        except NotAllowed:
             pass
         # botocore has no public name for it; fixed keys have none at all.
         until = getattr(self._credentials, "_expiry_time", None)
@@ -198,18 +153,18 @@ class AwsSecretsManager(BlockingStore):
             client = self._opened(where)
             answer = getattr(client, operation)(**arguments)
         except exceptions.ClientError as error:
-            if again and _code(error) in _STALE:
+            if again and code_of(error) in STALE:
                 with self._lock:
                     if self._client is client:  # another thread may have a new one already
                         self._client = None
                 return self._call(operation, where, arguments, again=False)
-            kind, text = _refusal(error)
+            kind, text = refusal(error)
         except exceptions.BotoCoreError as error:
-            kind, text = _failure(error)
+            kind, text = failure(error)
         except (ResponseParserError, AttributeError, binascii.Error):  # botocore takes JSON for the right JSON
             kind, text = SecretMalformed, "the answer of AWS cannot be read"
         except RuntimeError:  # from botocore, for a new session that is over already
-            kind, text = _CLOCK
+            kind, text = CLOCK
         else:
             return answer if isinstance(answer, dict) else {}
         raise kind(f"{where}: {text}")
@@ -222,8 +177,7 @@ class AwsSecretsManager(BlockingStore):
         with self._lock:
             if self._client is not None:
                 return self._client
-            for name in _LOUD:
-                logging.getLogger(name).addFilter(_is_harmless)  # once, however often it is added
+            hush("botocore")  # before the first question, which may be one to STS
             session = self._base(where)
             if session.region_name is None:
                 raise StoreMisconfigured(f"{where}: no AWS region; set region, or AWS_REGION in the environment")
@@ -239,7 +193,6 @@ class AwsSecretsManager(BlockingStore):
             except ValueError:
                 raise StoreMisconfigured(f"{where}: the region or an endpoint URL is not valid") from None
             self._credentials = session.get_credentials()
-            hush("botocore")
             return self._client
 
     def _base(self, where: str) -> Any:
@@ -269,7 +222,7 @@ class AwsSecretsManager(BlockingStore):
             if web:
                 raise StoreMisconfigured(f"{where}: a web identity token needs role_arn")
             return None
-        if web:
+        if web:  # nor does botocore look for credentials then, which can take seconds
             config = config.merge(Config(signature_version=UNSIGNED))
         sts = base.client("sts", endpoint_url=self.sts_endpoint, config=config)
         if not web and _is_role(base, sts, self.role_arn):
@@ -329,11 +282,6 @@ class _Login:
         return found
 
 
-def _is_harmless(record: logging.LogRecord) -> bool:
-    """Whether a record of botocore may be shown; those of other users of boto3 in this process all may."""
-    return record.levelno > logging.DEBUG or not (record.threadName or "").startswith("tianji-secrets")
-
-
 def _is_role(base: Any, sts: Any, role_arn: str) -> bool:
     """Whether the credentials at hand are a session of this role: many roles may not assume themselves."""
     credentials = base.get_credentials()
@@ -342,58 +290,3 @@ def _is_role(base: Any, sts: Any, role_arn: str) -> bool:
     # arn:aws:sts::1:assumed-role/NAME/SESSION is a session of arn:aws:iam::1:role/PATH/NAME
     ours, role = str(sts.get_caller_identity()["Arn"]).split(":"), role_arn.split(":")
     return ours[4:5] == role[4:5] and ours[-1].split("/")[:2] == ["assumed-role", role_arn.rpartition("/")[2]]
-
-
-def _code(error: ClientError) -> str:
-    told = error.response.get("Error", {})
-    code = str(told.get("Code", "")).rpartition("#")[2]
-    if code.isdigit():  # a body that is no JSON: some stand-ins for AWS answer in XML
-        found = _XML_CODE.search(str(told.get("Message", "")))
-        return found[1] if found else ""
-    return code if _CODE.fullmatch(code) else ""
-
-
-def _refusal(error: ClientError) -> tuple[type[SecretError], str]:
-    """What an answer of AWS means. Its text goes nowhere: it names accounts, and a broken one may be anything."""
-    code, text = _code(error), str(error.response.get("Error", {}).get("Message", "")).lower()
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _BUSY or status == 429 or status >= 500:
-        return StoreUnreachable, f"AWS failed or asks for a pause ({code or status})"
-    if "signature expired" in text or "signature not yet current" in text:
-        return _CLOCK
-    if error.operation_name.startswith("AssumeRole"):
-        what = "web identity token" if error.operation_name.endswith("WebIdentity") else "identity"
-        return SecretDenied, f"the {what} may not assume the role ({code or status}); check role_arn and its trust"
-    if code == "ResourceNotFoundException":
-        versioned = "staging label" in text or "versionid" in text
-        return SecretNotFound, f"there is no such {'version of the secret' if versioned else 'secret in this region'}"
-    if code == "InvalidRequestException" and ("deletion" in text or "deleted" in text):
-        return SecretNotFound, "the secret is deleted, or marked for deletion"
-    if code == "AccessDeniedException" and "kms" in text:
-        return _NotAllowed, "the KMS key of the secret is not allowed; allow kms:Decrypt to this identity"
-    kind = SecretDenied if status in (401, 403) else StoreMisconfigured
-    return _REFUSALS.get(code, (kind, f"AWS refused the question ({code or status})"))
-
-
-def _failure(error: BotoCoreError) -> tuple[type[SecretError], str]:
-    """What a failure before an answer means."""
-    from botocore import exceptions as e
-
-    kind = type(error).__name__
-    if isinstance(error, e.NoCredentialsError | e.PartialCredentialsError):
-        return SecretDenied, "there are no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
-    if isinstance(error, e.SSOError | e.LoginError | e.TokenRetrievalError):
-        return SecretDenied, f"the login of the AWS profile is over ({kind}); log in again"
-    if isinstance(error, e.ParamValidationError) and re.search(r"\b(SecretId|VersionId|VersionStage)\b", str(error)):
-        return _NAME
-    wrong = (
-        e.ParamValidationError,
-        e.ProfileNotFound,
-        e.ConfigParseError,
-        e.BaseEndpointResolverError,
-        e.ValidationError,
-        e.InvalidConfigError,
-    )
-    if isinstance(error, (*wrong, e.EndpointProviderError)):
-        return StoreMisconfigured, f"the AWS settings are wrong ({kind}); check profile, region and endpoint"
-    return StoreUnreachable, f"AWS cannot be reached ({kind})"

@@ -72,6 +72,10 @@ class AzureKeyVault(BlockingStore):
         "authority": "authority_host", "azure_federated_token_file": "token_file", "federated_token_file": "token_file",
     }  # fmt: skip
 
+    login_fields: ClassVar[frozenset[str]] = frozenset(
+        {"client_secret", "certificate_path", "certificate_password", "token_file"}
+    )
+
     name: str = "azure"
     vault_url: str = Field(default="", pattern=r"^(https://.+)?$")
     tenant_id: str = ""

@@ -98,6 +98,9 @@ class SecretStore(BaseModel):
 
     #: Environment variables that fill a field which the config leaves out, in this order.
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: Fields that say who we are. The environment fills none of them when the config sets one: a login of the config
+    #: is not mixed with another.
+    login_fields: ClassVar[frozenset[str]] = frozenset()
     #: LiteLLM's and other names of our fields.
     aliases: ClassVar[Mapping[str, str]] = {}
 

@@ -120,7 +120,10 @@ def _kinds() -> str:
 
 
 def _from_environment(cls: type[SecretStore], file: str, fields: dict[str, Any], env: Mapping[str, str]) -> None:
+    own_login = not cls.login_fields.isdisjoint(fields)
     for field, variables in {**cls.env_fields, "cache_ttl": _TTL_VARIABLES.get(file, ())}.items():
+        if own_login and field in cls.login_fields:
+            continue
         found = next((env[name] for name in variables if env.get(name)), "")
         if found and field not in fields:
             fields[field] = found

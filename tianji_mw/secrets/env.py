@@ -24,6 +24,8 @@ class Environment(SecretStore):
     env: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
 
     async def get(self, ref: Reference) -> SecretValue:
+        if ref.version:
+            raise SecretNotFound(f"{self.name}: {ref.path}: the environment keeps no versions")
         found = self._variables().get(ref.path)
         if found is None:
             raise SecretNotFound(f"{self.name}: the environment variable {ref.path} is not set")

@@ -40,6 +40,8 @@ class Files(BlockingStore):
 
     def read(self, ref: Reference) -> SecretValue:
         where = f"{self.name}: {ref.path}"
+        if ref.version:
+            raise SecretNotFound(f"{where}: files keep no versions")
         path = self._path(ref.path)
         try:
             with path.open("rb") as file:

@@ -72,6 +72,8 @@ class GoogleSecretManager(BlockingStore):
         "api_endpoint": "endpoint",
     }  # fmt: skip
 
+    login_fields: ClassVar[frozenset[str]] = frozenset({"credentials_file", "credentials_json"})
+
     name: str = "google"
     #: Empty for the project of the login.
     project_id: str = ""

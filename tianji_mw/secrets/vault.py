@@ -7,9 +7,8 @@ where that does not help. hvac's adapter is used without its client, which would
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from urllib.parse import quote
@@ -25,11 +24,11 @@ from tianji_mw.secrets.base import (
     SecretDenied,
     SecretError,
     SecretMalformed,
-    SecretNotFound,
     SecretValue,
     StoreMisconfigured,
     StoreUnreachable,
 )
+from tianji_mw.secrets.vault_answers import Login, body_of, given, login_of, refusal
 
 if TYPE_CHECKING:
     from tianji_mw.secrets.reference import Reference
@@ -37,22 +36,8 @@ if TYPE_CHECKING:
 _MOST_NAMES: Final = 1000
 _MOST_FOLDERS: Final = 200
 _CONNECT_S: Final = 5.0
-#: 429 rate limit or standby, 412 not replicated yet, 472 and 473 other kinds of standby.
-_PASSING: Final = frozenset({412, 429, 472, 473})
+#: 429 and 473 are standbys, which answer reads as well.
 _WELL: Final = frozenset({200, 429, 473})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Login:
-    token: Secret
-    #: Seconds that it was given for; None without an end.
-    ttl: float | None
-    #: On the clock of `time.monotonic`.
-    until: float = 0.0
-    renewable: bool = False
-
-    def left(self) -> float | None:
-        return None if self.ttl is None else max(0.0, self.until - time.monotonic())
 
 
 class HashicorpVault(BlockingStore):
@@ -84,6 +69,10 @@ class HashicorpVault(BlockingStore):
         "vault_url": "address",
     }
 
+    login_fields: ClassVar[frozenset[str]] = frozenset(
+        {"token", "approle_role_id", "approle_secret_id", "kubernetes_role", "client_cert", "client_key", "cert_role"}
+    )
+
     name: str = "vault"
     address: str = "http://127.0.0.1:8200"
     token: Secret | None = None
@@ -112,7 +101,7 @@ class HashicorpVault(BlockingStore):
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _opening: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _adapter: Any = PrivateAttr(default=None)
-    _login: _Login | None = PrivateAttr(default=None)
+    _login: Login | None = PrivateAttr(default=None)
 
     def path_of(self, name: str) -> Reference:
         from tianji_mw.secrets.reference import Reference
@@ -127,8 +116,8 @@ class HashicorpVault(BlockingStore):
         params = {"version": ref.version} if ref.version else {}
         answer = self._asked(where, self._url("data", ref.path), params)
         if answer.status_code != 200:
-            raise _refusal(where, answer)
-        data, version = _body(where, answer).get("data"), ""
+            raise refusal(where, answer)
+        data, version = body_of(where, answer).get("data"), ""
         if self.kv_version == 2 and isinstance(data, dict):
             metadata, data = data.get("metadata"), data.get("data")
             version = str(metadata.get("version", "")) if isinstance(metadata, dict) else ""
@@ -148,8 +137,8 @@ class HashicorpVault(BlockingStore):
             if answer.status_code == 404:
                 continue
             if answer.status_code != 200:
-                raise _refusal(where, answer)
-            data = _body(where, answer).get("data")
+                raise refusal(where, answer)
+            data = body_of(where, answer).get("data")
             keys = data.get("keys") if isinstance(data, dict) else None
             paths = [f"{folder}{key}" for key in (keys or ()) if isinstance(key, str)]
             waiting += [p for p in paths if p.endswith("/") and p.startswith(prefix)]
@@ -161,13 +150,13 @@ class HashicorpVault(BlockingStore):
         where = f"{self.name}: {redact.url(self.address)}"
         answer = self._send(where, "GET", "/v1/sys/health")
         if answer.status_code not in _WELL:
-            raise _refusal(where, answer)
+            raise refusal(where, answer)
         login = self._logged_in(where)
         answer = self._look_up(where, login)
         if answer.status_code == 200:
-            return _login_of(login.token, _body(where, answer).get("data"), "ttl").left()
+            return login_of(login.token, body_of(where, answer).get("data"), "ttl").left()
         if answer.status_code != 403:
-            raise _refusal(where, answer)
+            raise refusal(where, answer)
         # Its policies may keep a good token from looking at itself; this question is open to every good token.
         if self._auth(where, "/v1/sys/internal/ui/mounts", login, None).status_code != 403:
             return login.left()
@@ -203,7 +192,7 @@ class HashicorpVault(BlockingStore):
         method: str,
         url: str,
         *,
-        login: _Login | None = None,
+        login: Login | None = None,
         namespace: str | None = None,
         **more: Any,
     ) -> Any:
@@ -257,7 +246,7 @@ class HashicorpVault(BlockingStore):
         )
         raise StoreMisconfigured(f"{where}: {text}")
 
-    def _logged_in(self, where: str, refused: _Login | None = None) -> _Login:
+    def _logged_in(self, where: str, refused: Login | None = None) -> Login:
         """A token that should hold. Readers at the same time share one login."""
         with self._lock:
             login = self._login
@@ -268,7 +257,7 @@ class HashicorpVault(BlockingStore):
             self._login = login
             return login
 
-    def _log_in(self, where: str) -> _Login:
+    def _log_in(self, where: str) -> Login:
         method = self._method(where)
         if method == "token":
             return self._own_token(where)
@@ -284,18 +273,18 @@ class HashicorpVault(BlockingStore):
         if answer.status_code in (400, 401, 403, 404):
             raise SecretDenied(f"{where}: the {method} login is refused (status {answer.status_code})")
         if answer.status_code != 200:
-            raise _refusal(where, answer)
-        return _given(where, answer)
+            raise refusal(where, answer)
+        return given(where, answer)
 
-    def _own_token(self, where: str) -> _Login:
+    def _own_token(self, where: str) -> Login:
         token = self.token or Secret("")
-        login = _Login(token=token, ttl=None)
+        login = Login(token=token, ttl=None)
         answer = self._look_up(where, login)
         if answer.status_code == 200:
-            return _login_of(token, _body(where, answer).get("data"), "ttl")
+            return login_of(token, body_of(where, answer).get("data"), "ttl")
         if answer.status_code in (400, 403, 404):
             return login  # a good token may be kept from looking at itself; reading shows whether this one is good
-        raise _refusal(where, answer)
+        raise refusal(where, answer)
 
     def _jwt(self, where: str) -> str:
         try:
@@ -304,13 +293,13 @@ class HashicorpVault(BlockingStore):
             text = f"the token file of the Kubernetes login cannot be read ({type(error).__name__})"
             raise StoreMisconfigured(f"{where}: {text}") from None
 
-    def _renewed(self, where: str, login: _Login) -> _Login:
+    def _renewed(self, where: str, login: Login) -> Login:
         """The login with more time; a new one where the server gives less than asked, as it does near the end."""
         asked = int(login.ttl or 0)
         try:
             answer = self._auth(where, "/v1/auth/token/renew-self", login, {"increment": f"{asked}s"})
             if answer.status_code in (200, 400, 403):
-                renewed = _given(where, answer) if answer.status_code == 200 else replace(login, renewable=False)
+                renewed = given(where, answer) if answer.status_code == 200 else replace(login, renewable=False)
                 if renewed.renewable and (renewed.ttl or 0) >= asked:
                     return renewed
                 if self._method(where) != "token":
@@ -318,77 +307,16 @@ class HashicorpVault(BlockingStore):
                 # A token of the config is kept to its end, and renewed for as long as that gains time.
                 gains = (renewed.left() or 0.0) > (login.left() or 0.0) + 1
                 return replace(renewed, renewable=renewed.renewable and gains)
-            raise _refusal(where, answer)
+            raise refusal(where, answer)
         except SecretError as error:
             if error.passing and login.left():
                 return login
             raise
 
-    def _look_up(self, where: str, login: _Login) -> Any:
+    def _look_up(self, where: str, login: Login) -> Any:
         return self._auth(where, "/v1/auth/token/lookup-self", login, None)
 
-    def _auth(self, where: str, url: str, login: _Login | None, body: Mapping[str, Any] | None) -> Any:
+    def _auth(self, where: str, url: str, login: Login | None, body: Mapping[str, Any] | None) -> Any:
         namespace = self.namespace if self.login_namespace is None else self.login_namespace
         more = {} if body is None else {"json": body}
         return self._send(where, "GET" if body is None else "POST", url, login=login, namespace=namespace, **more)
-
-
-def _login_of(token: Secret, data: object, ttl_key: str) -> _Login:
-    found = data if isinstance(data, dict) else {}
-    left = found.get(ttl_key)
-    left = float(left) if isinstance(left, int | float) and left > 0 else None
-    whole = found.get("creation_ttl")
-    ttl = max(left, float(whole)) if left is not None and isinstance(whole, int | float) else left
-    until = time.monotonic() + (left or 0.0)
-    return _Login(token=token, ttl=ttl, until=until, renewable=bool(found.get("renewable")))
-
-
-def _given(where: str, answer: Any) -> _Login:
-    """The login in an answer to a login or a renewal."""
-    auth = _body(where, answer).get("auth")
-    token = auth.get("client_token") if isinstance(auth, dict) else None
-    if not isinstance(token, str) or not token:
-        raise SecretMalformed(f"{where}: the answer to the login holds no token")
-    return _login_of(Secret(token), auth, "lease_duration")
-
-
-def _json(answer: Any) -> dict[str, Any] | None:
-    try:
-        body = orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _body(where: str, answer: Any) -> dict[str, Any]:
-    body = _json(answer)
-    if body is None:
-        raise SecretMalformed(f"{where}: the answer of the server is no JSON object (status {answer.status_code})")
-    return body
-
-
-def _refusal(where: str, answer: Any) -> SecretError:
-    """What an answer means. The server's reasons are looked into, and never shown."""
-    status, body = answer.status_code, _json(answer) or {}
-    if status == 404:
-        return SecretNotFound(f"{where}: {_absent(body)}")
-    if status in (401, 403):
-        return SecretDenied(f"{where}: permission denied; the token is not valid, or its policies do not allow this")
-    if status == 501:
-        return StoreUnreachable(f"{where}: the server is not initialised")
-    if status == 503 and (body.get("sealed") is True or "sealed" in str(body.get("errors"))):
-        return StoreUnreachable(f"{where}: the server is sealed")
-    if status in _PASSING or status >= 500:
-        return StoreUnreachable(f"{where}: the server failed or asks for a pause (status {status})")
-    return StoreMisconfigured(f"{where}: the server refused the question (status {status}); check mount and address")
-
-
-def _absent(body: Mapping[str, Any]) -> str:
-    data = body.get("data")
-    metadata = data.get("metadata") if isinstance(data, dict) else None
-    if isinstance(metadata, dict):
-        state = "destroyed" if metadata.get("destroyed") else "deleted"
-        return f"version {metadata.get('version')} of the secret is {state}"
-    if body.get("warnings"):
-        return "there is no such secret; check kv_version"
-    return "there is no such secret, version or mount"

@@ -138,6 +138,19 @@ def test_what_is_wrong_is_named_with_its_place(text: str, said: str) -> None:
     assert said in message
 
 
+def test_a_login_of_the_config_is_not_mixed_with_one_of_the_environment() -> None:
+    env = {
+        "HCP_VAULT_TOKEN": "hvs.env", "HCP_VAULT_APPROLE_ROLE_ID": "r", "HCP_VAULT_APPROLE_SECRET_ID": "s",
+        "HCP_VAULT_MOUNT_NAME": "kv",
+    }  # fmt: skip
+    text = "secret_managers: {own: {type: vault, token: hvs.own}, other: {type: vault}}"
+    resolver = load(text, env, resolving="skip").resolver
+    assert resolver is not None
+    own, other = (resolver.stores[name].model_dump() for name in ("own", "other"))
+    assert (own["approle_role_id"], own["mount"]) == (None, "kv")
+    assert (other["approle_role_id"], other["mount"]) == ("r", "kv")
+
+
 def test_the_documentation_loads() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(blocks) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -72,8 +73,17 @@ def opened(client: hvac.Client) -> str:
     """Initialise and unseal; the client becomes root. Returns the key that unseals."""
     made = client.sys.initialize(secret_shares=1, secret_threshold=1)
     client.token = made["root_token"]
-    client.sys.submit_unseal_key(made["keys"][0])
+    unsealed(client, made["keys"][0])
     return str(made["keys"][0])
+
+
+def unsealed(client: hvac.Client, key: str) -> None:
+    """Unseal, and wait until the server is active: it is a standby for a moment."""
+    client.sys.submit_unseal_key(key)
+    deadline = time.monotonic() + 20
+    while not isinstance(client.sys.read_health_status(method="GET"), dict):  # a dict for 200 only
+        assert time.monotonic() < deadline, "the server does not become active"
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

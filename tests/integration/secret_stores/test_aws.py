@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 import boto3
 import pytest
 
-from tests.integration.secrets.servers import Answer, Asked, aws_answer, aws_error, moto, scripted
+from tests.integration.secret_stores.servers import Answer, Asked, aws_answer, aws_error, moto, scripted
 from tests.support.processes import Running, free_port
 from tianji_mw.errors import MissingExtra
 from tianji_mw.redact import Secret
@@ -172,6 +172,8 @@ async def test_nothing_of_it_is_logged(make: Make, server: Running, caplog: pyte
             web_identity_token="web-token-1",
         )  # fmt: skip
         await _fails(web, "aws-sm://x", SecretDenied)
+        role = make(endpoint_url=aws.url, sts_endpoint=server.url, role_arn=ROLE, session_token="own-session")
+        await _fails(role, "aws-sm://x", SecretDenied)
     for record in caplog.records:
         for secret in ("sk-in-no-log", "own-secret", "own-session", "web-token-1"):
             assert secret not in record.getMessage(), (record.name, record.getMessage()[:300])

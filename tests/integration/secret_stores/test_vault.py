@@ -17,7 +17,16 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.integration.secrets.servers import ROOT_TOKEN, Answer, Asked, bao, bao_on_disk, opened, scripted
+from tests.integration.secret_stores.servers import (
+    ROOT_TOKEN,
+    Answer,
+    Asked,
+    bao,
+    bao_on_disk,
+    opened,
+    scripted,
+    unsealed,
+)
 from tests.support.processes import Running, free_port
 from tianji_mw.errors import MissingExtra
 from tianji_mw.redact import Secret
@@ -389,15 +398,15 @@ async def test_seals_restarts_and_certificates(make: Make, tmp_path: Path) -> No
         await fails(store, "vault://llm/openai", StoreUnreachable, "sealed")
         with pytest.raises(StoreUnreachable, match="sealed"):
             await store.health()
-        admin.sys.submit_unseal_key(key)
-        await _answers_soon(store, "sk-tls")
+        unsealed(admin, key)
+        assert text(await store.get(parse("vault://llm/openai"))) == "sk-tls"
     await fails(store, "vault://llm/openai", StoreUnreachable, "cannot be reached")
     with pytest.raises(StoreUnreachable):
         await store.health()
     with bao_on_disk(tmp_path, port, tls=tls):
         await fails(store, "vault://llm/openai", StoreUnreachable, "sealed")
-        admin.sys.submit_unseal_key(key)
-        await _answers_soon(store, "sk-tls")
+        unsealed(admin, key)
+        assert text(await store.get(parse("vault://llm/openai"))) == "sk-tls"
         assert 3000 < (await store.health() or 0) <= 3600
 
 
@@ -416,17 +425,6 @@ def _fill(admin: hvac.Client, certificate: Path) -> None:
         "auth/cert/certs/gw",
         data={"certificate": pem, "token_policies": "llm", "token_ttl": "1h", "display_name": "gw"},
     )
-
-
-async def _answers_soon(store: HashicorpVault, value: str) -> None:
-    """A server that was just unsealed is a standby for a moment."""
-    for _ in range(100):
-        try:
-            assert text(await store.get(parse("vault://llm/openai"))) == value
-            return
-        except StoreUnreachable:
-            await asyncio.sleep(0.1)
-    pytest.fail("the server does not answer again")
 
 
 # --- a server in trouble
