@@ -52,9 +52,7 @@ class Plan:
         self._headers: dict[bool, tuple[RawHeaders, RawHeaders]] = {}
         #: Secrets in the operator's headers that may change while we serve.
         self._changing = tuple(
-            value
-            for value in provider.extra_headers.values()
-            if isinstance(value, Secret) and type(value) is not Secret
+            value for value in provider.extra_headers.values() if isinstance(value, Secret) and value.changes
         )
 
     def model(self, call: Call) -> str:

@@ -51,6 +51,11 @@ class Secret:
         """Whether there is a value; only a secret of a store can be without."""
         return True
 
+    @property
+    def changes(self) -> bool:
+        """Whether the value may be another one tomorrow, as a secret manager's may."""
+        return False
+
     async def renew(self) -> bool:
         """Ask for the value again, as an upstream refused it; whether it has changed."""
         return False

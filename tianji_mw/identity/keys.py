@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from starlette.datastructures import Headers
 from tianji_mw.errors import ConfigError
 from tianji_mw.identity.base import Identity
 from tianji_mw.redact import Secret
+
+log = logging.getLogger("tianji_mw.identity")
 
 #: Headers that may carry the key, in the order in which they are asked.
 KEY_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key")
@@ -35,7 +38,7 @@ class Keys:
     >>> keys = Keys(master_key=Secret("sk-master"))
     """
 
-    __slots__ = ("_by_hash", "_headers", "_live", "_wall")
+    __slots__ = ("_by_hash", "_headers", "_live", "_shown", "_static", "_wall")
 
     def __init__(
         self,
@@ -47,36 +50,45 @@ class Keys:
     ) -> None:
         self._wall = wall
         self._headers = (header_name.lower(), *KEY_HEADERS) if header_name else KEY_HEADERS
-        self._by_hash: dict[str, VirtualKey] = {}
-        #: Keys that may change, with the value that is in the table now.
-        self._live: list[tuple[VirtualKey, str]] = []
-        for key in virtual_keys:
-            if key.live is not None:
-                self._live.append((key, ""))
-                continue
-            if key.identity.key_hash in self._by_hash:
-                raise ConfigError(
-                    f"two virtual keys have the same value ({key.identity.alias or 'no alias'})", key="virtual_keys"
-                )
-            self._by_hash[key.identity.key_hash] = key
+        keys = list(virtual_keys)
         if master_key is not None:
-            master = VirtualKey(identity=Identity(key_hash="", alias="master", admin=True), live=master_key)
-            self._live.append((master, ""))
-        self._follow()
+            hashed = "" if master_key.changes else digest(master_key.reveal())
+            master = Identity(key_hash=hashed, alias="master", admin=True)
+            keys.append(VirtualKey(identity=master, live=master_key))
+        #: Keys that may change while we serve, and the values of them that are in the table.
+        self._live = [key for key in keys if key.live is not None and key.live.changes]
+        self._shown = self._values()
+        self._static = [key for key in keys if key not in self._live]
+        self._by_hash, twice = self._table()
+        if twice:
+            raise ConfigError(f"two virtual keys have the same value ({twice[0]})", key="virtual_keys")
+
+    def _values(self) -> list[str]:
+        return [key.live.reveal() if key.live is not None and key.live.ready else "" for key in self._live]
+
+    def _table(self) -> tuple[dict[str, VirtualKey], list[str]]:
+        """All keys by hash, and the aliases of those whose value another one has. One without a value opens nothing."""
+        table: dict[str, VirtualKey] = {}
+        changing = [
+            replace(key, identity=replace(key.identity, key_hash=digest(value)))
+            for key, value in zip(self._live, self._shown, strict=True)
+            if value
+        ]
+        twice = [
+            key.identity.alias or "no alias"
+            for key in (*self._static, *changing)
+            if table.setdefault(key.identity.key_hash, key) is not key
+        ]
+        return table, twice
 
     def _follow(self) -> None:
-        """Take over keys that their secret manager has changed. One without a value opens nothing."""
-        for index, (key, known) in enumerate(self._live):
-            assert key.live is not None
-            value = key.live.reveal() if key.live.ready else ""
-            if value == known:
-                continue
-            if known:
-                self._by_hash.pop(digest(known), None)
-            if value:
-                hashed = digest(value)
-                self._by_hash[hashed] = replace(key, identity=replace(key.identity, key_hash=hashed))
-            self._live[index] = (key, value)
+        """Take over keys that their secret manager has changed."""
+        shown = self._values()
+        if shown != self._shown:
+            self._shown = shown
+            self._by_hash, twice = self._table()
+            for alias in twice:
+                log.error("the key '%s' was changed to the value of another key and is not accepted", alias)
 
     def __bool__(self) -> bool:
         return bool(self._by_hash or self._live)

@@ -99,6 +99,10 @@ class LiveSecret(Secret):
     def ready(self) -> bool:
         return bool(self._value)
 
+    @property
+    def changes(self) -> bool:
+        return True
+
     async def renew(self) -> bool:
         return await self._resolver.renew(self.entry)
 
@@ -147,6 +151,10 @@ class Composed(Secret):
     @property
     def ready(self) -> bool:
         return all(part.ready for part in self._parts if isinstance(part, Secret))
+
+    @property
+    def changes(self) -> bool:
+        return True
 
     async def renew(self) -> bool:
         parts = [part for part in self._parts if isinstance(part, Secret)]

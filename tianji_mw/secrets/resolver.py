@@ -277,6 +277,8 @@ class Resolver:
         found: dict[str, dict[str, Any]] = {}
         for name in self._stores:
             entries = [entry for entry in self._entries.values() if entry.store.name == name]
+            if not entries and name == "env":
+                continue  # it is always there
             errors = [entry.error for entry in entries if entry.error is not None]
             missing = sum(entry.value is None for entry in entries)
             ages = [now - entry.fetched for entry in entries if entry.fetched]
