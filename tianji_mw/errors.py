@@ -11,7 +11,7 @@
     │   ├── InvalidRequest · UnknownModel · BodyTooLarge · UnsupportedEncoding · ReceiveTimeout · UnsupportedParams
     │   └── RouteNotFound · MethodNotAllowed
     ├── Refusal               the suite decided not to serve the request
-    │   └── AuthenticationFailed · PermissionDenied · Blocked · RateLimited · Overloaded
+    │   └── AuthenticationFailed · PermissionDenied · Blocked · GuardrailUnavailable · RateLimited · Overloaded
     └── UpstreamError         the provider failed; `status` is the provider's where it gave one
         └── UpstreamUnreachable · UpstreamTimeout · UpstreamTruncated · UpstreamMalformed · NoDeployment
 
@@ -22,7 +22,7 @@ One leaf per thing somebody would do differently. Where an error becomes bytes i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TianjiError(Exception):
@@ -42,9 +42,12 @@ class TianjiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        #: More about the reason; LiteLLM's `provider_specific_fields`.
+        self.fields: Mapping[str, Any] = fields or {}
         self.param = param
         self.headers: Mapping[str, str] = headers or {}
         if code is not None:
@@ -194,6 +197,14 @@ class Blocked(Refusal):
     status = 400
     type = "invalid_request_error"
     code = "content_policy_violation"
+
+
+class GuardrailUnavailable(Refusal):
+    """A guardrail failed, and its content was not let through: a failure, and no judgement of the content."""
+
+    status = 503
+    type = "api_error"
+    code = "guardrail_unavailable"
 
 
 class RateLimited(Refusal):

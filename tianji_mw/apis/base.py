@@ -155,7 +155,12 @@ class Api:
 
 def openai_error(error: TianjiError) -> dict[str, JSON]:
     """OpenAI's error object; `code` is a string or null, the HTTP status stands in the status line alone."""
-    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+    body: dict[str, JSON] = {
+        "message": error.message, "type": error.kind, "param": error.param, "code": error.code,
+    }  # fmt: skip
+    if error.fields:
+        body["provider_specific_fields"] = {"error": error.message, **error.fields}
+    return {"error": body}
 
 
 def content_parts(content: JSON, path: tuple[str | int, ...], role: str) -> Iterator[Part]:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 
-from tianji_mw import plugins
 from tianji_mw.call import Limits
-from tianji_mw.errors import ConfigError, ConfigErrors, SetupError
+from tianji_mw.errors import ConfigError, ConfigErrors
 from tianji_mw.gateway import Gateway
 from tianji_mw.routes import Routes
 from tianji_mw.stack import Stack
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from tianji_mw.config.settings import Settings
-    from tianji_mw.guardrails.base import Guardrail
     from tianji_mw.upstream import TransportOptions
 
 
@@ -45,7 +43,7 @@ def compose(
     problems: list[ConfigError] = []
     layers = [
         *_authentication(settings, options),
-        *_guardrails(settings, options, problems),
+        *_guardrails(settings, environment, options, problems),
         *_secrets(settings, options),
     ]
     if terminal is None:
@@ -141,31 +139,12 @@ def _secrets(settings: Settings, options: dict[str, Any]) -> list[Middleware]:
     return [Middleware(Secrets, **given, **options)]
 
 
-def _guardrails(settings: Settings, options: dict[str, Any], problems: list[ConfigError]) -> list[Middleware]:
+def _guardrails(
+    settings: Settings, env: Mapping[str, str], options: dict[str, Any], problems: list[ConfigError]
+) -> list[Middleware]:
     if not settings.guardrails:
         return []
-    from tianji_mw.guardrails.base import Guardrail
+    from tianji_mw.compose.guardrails import entries_of
     from tianji_mw.guardrails.middleware import Guardrails
 
-    checks: list[Guardrail] = []
-    for index, entry in enumerate(settings.guardrails):
-        where = ("guardrails", index, "params", "guardrail")
-        try:
-            # A guardrail that cannot be found stops the start: a missing check must never pass for a check.
-            kind = plugins.find("guardrails", entry.guardrail, Guardrail)
-            checks.append(kind(mode=entry.mode, **entry.options))
-        except SetupError as error:
-            problems.append(settings.error(error.message, *where))
-        except (TypeError, ValueError) as error:
-            problems.append(settings.error(f"the guardrail refuses its options: {first_line(error)}", *where))
-    return [Middleware(Guardrails, checks=checks, **options)]
-
-
-def first_line(error: Exception) -> str:
-    """The reason of a validation error without pydantic's frame and without the value."""
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return str(error).splitlines()[0]
-    found = errors()[0]
-    place = ".".join(str(part) for part in found["loc"])
-    return f"{place}: {found['msg']}" if place else str(found["msg"])
+    return [Middleware(Guardrails, checks=entries_of(settings, env, problems), **options)]

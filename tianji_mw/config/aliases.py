@@ -64,9 +64,11 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
             params = entry.child("params")
             if block == "model_list":
                 _rename(params, "params", errors)
-            elif block == "guardrails" and params is not None and "default_on" in entry.fields:
-                # The Go port has it beside the params; overlooked, the guardrail would be off.
-                _put(params, "default_on", entry.fields.pop("default_on"), errors)
+            elif block == "guardrails" and params is not None:
+                # The Go port has them beside the params; overlooked, the guardrail would be off.
+                for name in ("default_on", "failure_policy"):
+                    if name in entry.fields:
+                        _put(params, name, entry.fields.pop(name), errors)
             elif block == "credential_list":
                 _rename(entry.child("credential_values"), "params", errors)
 

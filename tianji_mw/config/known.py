@@ -120,7 +120,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             ratelimit_alert_threshold enforced_params cost_tracking_settings search_tools require_end_user_mcp
         """),
         "credential_list": frozenset(),
-        "guardrails": _names("guardrail_id guardrail_info failure_policy policy_template"),
+        "guardrails": _names("guardrail_id guardrail_info policy_template"),
         "virtual_keys": _names("""
             duration aliases spend max_budget soft_budget budget_duration budget_limits budget_id organization_id
             project_id agent_id max_parallel_requests tpm_limit rpm_limit tpd_limit tpm_limit_type rpm_limit_type

@@ -7,29 +7,72 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tianji_mw.apis.base import JSON
 from tianji_mw.call import Call
 from tianji_mw.runtime import Runtime
 
 Side = Literal["input", "output"]
 
 
+class Span(NamedTuple):
+    """A piece of a text, in characters, that must not go on as it is; `label` says what it is, such as `EMAIL`."""
+
+    start: int
+    end: int
+    label: str
+    #: What stands in its place; without one, the label in brackets.
+    replacement: str | None = None
+
+
 class Verdict(NamedTuple):
-    """What a check decided. `category` names what was found, never the text itself."""
+    """What a check decided about one text. Nothing in it holds the text itself or a part of it."""
 
     blocked: bool
+    #: What was found.
     category: str = ""
+    #: What has to be replaced; ignored when the text is blocked.
+    spans: tuple[Span, ...] = ()
+    #: More about the reason, shown to the client and in the record.
+    detail: Mapping[str, JSON] = {}
 
 
 ALLOW: Final = Verdict(False)
 
 
-def block(category: str) -> Verdict:
+def block(category: str, **detail: JSON) -> Verdict:
     """The verdict that ends the call."""
-    return Verdict(True, category)
+    return Verdict(True, category, detail=detail)
+
+
+def mask(*spans: Span) -> Verdict:
+    """The verdict that lets a text pass with these pieces replaced."""
+    return Verdict(False, ",".join(dict.fromkeys(span.label for span in spans)), spans)
+
+
+class Said(NamedTuple):
+    """One text of a request or an answer, and who said it: system, developer, user, assistant, tool."""
+
+    text: str
+    role: str = "user"
+
+
+class GuardrailFailed(Exception):
+    """A check could not decide. `message` names the reason, and never a text.
+
+    `unreachable`: nobody answered, or a gateway answered for it (502, 503, 504); the config may let such calls pass.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.unreachable = unreachable
+        self.retry_after_s = retry_after_s
 
 
 class Guardrail(BaseModel):
@@ -42,14 +85,17 @@ class Guardrail(BaseModel):
     #: Length in characters of the longest thing it can recognise: that much of a stream is held back.
     window: ClassVar[int] = 64
 
-    #: LiteLLM's modes: `pre_call` and `during_call` check the request, `post_call` the answer.
+    #: Environment variables that fill a field which the config leaves out, in this order.
+    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    #: LiteLLM's modes: `pre_call` and `during_call` check the request, `post_call` the answer, `logging_only` both.
     mode: tuple[str, ...] = ("pre_call", "post_call")
     #: Seconds that one check may take; one that takes longer has failed.
     timeout_s: float = Field(default=10.0, gt=0, le=600)
 
     def runs_on(self, side: Side) -> bool:
         """Whether it is configured for, and able to judge, this side."""
-        modes = ("pre_call", "during_call") if side == "input" else ("post_call",)
+        modes = ("pre_call", "during_call", "logging_only") if side == "input" else ("post_call", "logging_only")
         return side in self.sides and any(mode in self.mode for mode in modes)
 
     async def start(self, runtime: Runtime) -> None:
@@ -61,3 +107,12 @@ class Guardrail(BaseModel):
     async def check(self, text: str, call: Call) -> Verdict:
         """Judge one text of the request, or the answer so far (its last part, on streams)."""
         raise NotImplementedError
+
+    async def judge(self, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+        """One verdict for each text, in their order. For checks that look at all of them together, or who said them.
+
+        Raises GuardrailFailed when it cannot decide; any other exception counts as such.
+        """
+        if len(said) == 1:
+            return [await self.check(said[0].text, call)]
+        return await asyncio.gather(*(self.check(one.text, call) for one in said))

@@ -1,22 +1,25 @@
 """`Guardrails`: runs checks over what goes in and what comes out, on streams too. Fail closed.
 
-The checks of one side run concurrently. What a check cannot read is refused, and counted: an answer that nobody could
-check is not delivered.
+The checks of one side run together; what they want replaced is replaced in the order of the config. What a check cannot
+read is refused, and counted: an answer that nobody could check is not delivered.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
+from tianji_mw.apis.base import JSON
 from tianji_mw.call import Call
 from tianji_mw.driver import LayerOptions, LLMMiddleware
-from tianji_mw.errors import Blocked, TianjiError
+from tianji_mw.errors import Blocked, InvalidRequest
 from tianji_mw.frames import Frame
-from tianji_mw.guardrails.base import Guardrail, Side, Verdict
+from tianji_mw.guardrails.base import Guardrail, Said
+from tianji_mw.guardrails.entry import Entry
+from tianji_mw.guardrails.judge import judge
 from tianji_mw.guardrails.release import Window
+from tianji_mw.guardrails.rewrite import put, replaced
 from tianji_mw.runtime import Runtime
 from tianji_mw.taps import Batch
 
@@ -24,12 +27,23 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-class _Windows(dict["Guardrails", Window]):
-    """The windows of one call: two sets of guardrails in one stack hold back each for itself."""
+class _Chosen:
+    """What runs on one call, and the part of its answer that is held back."""
+
+    __slots__ = ("entries", "output", "window")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+        self.output = [entry for entry in entries if entry.check.runs_on("output")]
+        self.window = Window(max((entry.check.window for entry in self.output), default=0))
+
+
+class _OfCall(dict["Guardrails", _Chosen]):
+    """The choices of one call: two sets of guardrails in one stack choose and hold back each for itself."""
 
 
 class Guardrails(LLMMiddleware):
-    """Blocks requests and answers on a guardrail's word.
+    """Blocks requests and answers on a guardrail's word, or replaces pieces of them.
 
     >>> app.add_middleware(Guardrails, checks=[NoCodename()])       # doctest: +SKIP
     """
@@ -37,31 +51,57 @@ class Guardrails(LLMMiddleware):
     phase: ClassVar[int] = 600
     order_reason: ClassVar[str] = "what it lets through must already be checked"
 
-    def __init__(self, app: ASGIApp, *, checks: Sequence[Guardrail], **options: Unpack[LayerOptions]) -> None:
+    def __init__(self, app: ASGIApp, *, checks: Sequence[Guardrail | Entry], **options: Unpack[LayerOptions]) -> None:
         super().__init__(app, **options)
-        self._checks = tuple(checks)
-        self._input = [check for check in checks if check.runs_on("input")]
-        self._output = [check for check in checks if check.runs_on("output")]
-        self._window = max((check.window for check in self._output), default=0)
+        self._entries = [
+            check if isinstance(check, Entry) else Entry(check=check, name=type(check).__name__) for check in checks
+        ]
+        self._names = {entry.name for entry in self._entries}
+        self._always = [entry for entry in self._entries if entry.always]
 
     async def start(self, runtime: Runtime) -> None:
-        for check in self._checks:
-            await check.start(runtime)
+        for entry in self._entries:
+            await entry.check.start(runtime)
 
     async def aclose(self) -> None:
         async with AsyncExitStack() as stack:  # closes them all, the last first, whatever one of them raises
-            for check in self._checks:
-                stack.push_async_callback(check.aclose)
+            for entry in self._entries:
+                stack.push_async_callback(entry.check.aclose)
 
     async def on_request(self, call: Call) -> None:
-        if self._input and (field := call.api.unreadable(call.request)):
+        chosen = call.note(_OfCall)[self] = _Chosen(self._choose(call))
+        if chosen.entries:
+            names = ",".join(entry.name for entry in chosen.entries).encode("ascii", "replace").decode()
+            for header in ("x-litellm-applied-guardrails", "x-tianji-applied-guardrails"):
+                before = call.response_headers.get(header)
+                call.response_headers[header] = f"{before},{names}" if before else names
+        entries = [entry for entry in chosen.entries if entry.check.runs_on("input")]
+        if not entries:
+            return
+        if field := call.api.unreadable(call.request):
             call.runtime.count("unscannable_requests", call.api.name)
             raise Blocked(f"'{field}' holds token ids, which the guardrails cannot read; send text.")
-        for part in call.api.texts(call.request):
-            await self._judge(part.text, "input", call)
+        parts = list(call.api.texts(call.request))
+        found = await judge(entries, [Said(part.text, part.role) for part in parts], "input", call)
+        for part, spans in zip(parts, found, strict=True):
+            if spans:
+                put(call.edit(), part.path, replaced(part.text, spans))
+
+    def _choose(self, call: Call) -> list[Entry]:
+        """The entries that run: always, or named by the request, its key or its team."""
+        asked = set(_named(call.request.get("guardrails")))
+        if unknown := asked - self._names:
+            text = f"There is no guardrail '{min(unknown)[:100]}'."
+            raise InvalidRequest(text, param="guardrails", code="unknown_guardrail")
+        if call.identity is not None:
+            asked |= set(_named(call.identity.metadata.get("guardrails")))
+        if not asked:
+            return self._always
+        return [entry for entry in self._entries if entry.always or entry.name in asked]
 
     async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
-        if not self._output or not call.api.buffered:
+        chosen = call.note(_OfCall).get(self)
+        if chosen is None or not chosen.output or not call.api.buffered:
             return batch.frames
         if batch.form == "opaque" and batch.status >= 400:
             return batch.frames  # an error page of the wrapped app: no model wrote it
@@ -69,40 +109,15 @@ class Guardrails(LLMMiddleware):
             if not frame.readable:
                 call.runtime.count("unscannable_frames", call.api.name)
                 raise Blocked("The answer holds content that the guardrails cannot read.")
-        windows = call.note(_Windows)
-        window = windows.get(self) or windows.setdefault(self, Window(self._window))
-        for text in window.add(batch.frames):
-            await self._judge(text, "output", call)
-        return window.release(last=batch.last)
+        scans = chosen.window.add(batch.frames)
+        found = await judge(chosen.output, [Said(scan.text, "assistant") for scan in scans], "output", call)
+        if any(found) and not chosen.window.replace(scans, found):
+            raise Blocked("The answer holds content that has to be replaced, and cannot be where it stands.")
+        return chosen.window.release(last=batch.last)
 
-    async def _judge(self, text: str, side: Side, call: Call) -> None:
-        checks = self._output if side == "output" else self._input
-        if len(checks) == 1:
-            verdicts: list[Verdict | BaseException] = [await self._ask(checks[0], text, call)]
-        else:
-            asked = (self._ask(check, text, call) for check in checks)
-            verdicts = await asyncio.gather(*asked, return_exceptions=True)
-        for check, verdict in zip(checks, verdicts, strict=True):
-            if isinstance(verdict, BaseException):
-                raise verdict
-            if verdict.blocked:
-                where = "request" if side == "input" else "answer"
-                raise Blocked(
-                    f"The {where} was blocked by the guardrail '{type(check).__name__}' ({verdict.category})."
-                )
 
-    async def _ask(self, check: Guardrail, text: str, call: Call) -> Verdict:
-        try:
-            async with asyncio.timeout(check.timeout_s):
-                verdict = await check.check(text, call)
-            if not isinstance(verdict, Verdict):
-                raise TypeError(f"check() must return a Verdict, not {type(verdict).__name__}")
-            return verdict
-        except TianjiError:
-            raise
-        except Exception as error:
-            # Plugin failsafe: a check that fails decides against the content.
-            call.runtime.count("guardrail_failures", type(check).__name__)
-            raise Blocked(
-                f"The guardrail '{type(check).__name__}' failed, so the content was not let through."
-            ) from error
+def _named(value: JSON) -> list[str]:
+    """Names in a `guardrails` list: texts, or mappings by name."""
+    if not isinstance(value, list | tuple):
+        return []
+    return [name for item in value for name in (item if isinstance(item, dict) else [item]) if isinstance(name, str)]

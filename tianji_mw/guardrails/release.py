@@ -1,81 +1,160 @@
 """The hold-back window of a stream: what may leave now, so that nothing forbidden ever leaves in full. Pure, no I/O.
 
 Frames stay back until the text behind them is at least `window` characters long: a string of up to `window + 1`
-characters is therefore complete in the checked text before its last character could leave. A client joins each field
-of a stream for itself (several choices, reasoning beside the answer, parallel tool calls), so each is checked as it
-will be joined, besides everything in the order in which it came.
+characters is therefore complete in the checked text before its last character could leave, and one of up to `window`
+before its first. A client joins each field of a stream for itself (several choices, reasoning beside the answer,
+parallel tool calls), so each is checked as it will be joined, besides everything in the order in which it came. What
+has to be replaced is replaced in the frames that are still here.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from tianji_mw.apis.base import JSON
 from tianji_mw.frames import Frame
+from tianji_mw.guardrails.base import Span
+from tianji_mw.guardrails.rewrite import merged, put
 
 Channel = tuple[str | int, ...]
+Path = tuple[str | int, ...]
 
 #: Members that number the things of which a stream consists, in the APIs that stream.
-_NUMBERS = ("index", "output_index", "content_index", "summary_index")
+_NUMBERS: Final = ("index", "output_index", "content_index", "summary_index")
 #: The channel of everything together.
 _ALL: Channel = ()
+
+
+class Scan(NamedTuple):
+    """A text to check: the new part of one or more channels, with what stood before it."""
+
+    text: str
+    channels: Sequence[Channel]
+
+
+class _Piece:
+    """A string of a frame that is held; of the channel of everything it is no single string, and has no path."""
+
+    __slots__ = ("frame", "path", "text")
+
+    def __init__(self, frame: Frame, path: Path | None, text: str) -> None:
+        self.frame = frame
+        self.path = path
+        self.text = text
+
+
+class _Joined:
+    """What a client joins to one text: the last characters that have left, and the pieces that are held."""
+
+    __slots__ = ("held", "tail")
+
+    def __init__(self) -> None:
+        self.tail = ""
+        self.held: deque[_Piece] = deque()
+
+    def replace(self, text: str, spans: Iterable[Span]) -> set[Frame] | None:
+        """Replace pieces of `text`, its end, in what is held; the frames that changed, or None when it has left."""
+        changed: set[Frame] = set()
+        base = len(self.tail) + sum(len(piece.text) for piece in self.held) - len(text)
+        for span in reversed(merged(spans, len(text))):
+            start, end = base + span.start, base + span.end
+            if start < len(self.tail):
+                return None
+            new = span.replacement if span.replacement is not None else f"[{span.label}]"
+            at = len(self.tail)
+            for piece in self.held:
+                first, last = max(start - at, 0), min(end - at, len(piece.text))
+                at += len(piece.text)
+                if first < last:
+                    piece.text = piece.text[:first] + new + piece.text[last:]
+                    new = ""
+                    changed.add(piece.frame)
+        return changed
 
 
 class Window:
     """Holds the last `size` characters of one stream back."""
 
-    __slots__ = ("_context", "_held", "_held_chars", "_size")
+    __slots__ = ("_held", "_held_chars", "_joined", "_size")
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._held: deque[Frame] = deque()
+        #: Frames, the lengths of their texts, and the channels that they belong to.
+        self._held: deque[tuple[Frame, int, list[Channel]]] = deque()
         self._held_chars = 0
-        self._context: dict[Channel, str] = {}
+        self._joined: dict[Channel, _Joined] = {}
 
-    def add(self, frames: Iterable[Frame]) -> list[str]:
+    def add(self, frames: Iterable[Frame]) -> list[Scan]:
         """Take frames in; the texts to check before anything is released: the new parts with what stood before them."""
-        added: dict[Channel, str] = {}
+        added: dict[Channel, int] = {}
         for frame in frames:
-            self._held.append(frame)
             text = frame.text
-            if text:
-                self._held_chars += len(text)
-                added[_ALL] = added.get(_ALL, "") + text
-                for channel, piece in channels(frame.data, text):
-                    added[channel] = added.get(channel, "") + piece
-        texts = []
-        for channel, new in added.items():
-            text = self._context.get(channel, "") + new
-            self._context[channel] = text[-self._size :] if self._size else ""
-            texts.append(text)
-        return list(dict.fromkeys(texts))  # with one channel, as nearly always, there is one text
+            found = [(_ALL, None, text), *pieces(frame.data, text)] if text else []
+            self._held.append((frame, len(text), [channel for channel, _, _ in found]))
+            self._held_chars += len(text)
+            for channel, path, piece in found:
+                self._joined.setdefault(channel, _Joined()).held.append(_Piece(frame, path, piece))
+                added[channel] = added.get(channel, 0) + len(piece)
+        scans: dict[str, list[Channel]] = {}
+        for channel, length in added.items():
+            joined = self._joined[channel]
+            whole = joined.tail + "".join(piece.text for piece in joined.held)
+            scans.setdefault(whole[-(self._size + length) :], []).append(channel)
+        return [Scan(text, channels) for text, channels in scans.items()]  # one, as nearly always, for one channel
+
+    def replace(self, scans: Sequence[Scan], found: Sequence[Sequence[Span]]) -> bool:
+        """Replace what was found; False when that cannot be done, as it has left or stands in no single string."""
+        changed: set[Frame] = set()
+        wanted = False
+        for scan, spans in zip(scans, found, strict=True):
+            for channel in scan.channels if spans else ():
+                frames = self._joined[channel].replace(scan.text, spans)
+                if frames is None:
+                    return False
+                wanted = True
+                if channel != _ALL:
+                    changed |= frames
+        for frame in changed:
+            data = frame.data
+            for joined in self._joined.values():
+                for piece in joined.held:
+                    if piece.frame is frame and piece.path is not None:
+                        put(data, piece.path, piece.text)
+            frame.edit(data)
+        return bool(changed) or not wanted
 
     def release(self, *, last: bool) -> list[Frame]:
         """Frames that may leave: all of them at the end, else those with a full window behind them."""
         out: list[Frame] = []
         while self._held:
-            behind = self._held_chars - len(self._held[0].text)
-            if not last and behind < self._size and (self._held[0].text or self._held_chars):
+            frame, length, channels = self._held[0]
+            behind = self._held_chars - length
+            if not last and behind < self._size and (length or self._held_chars):
                 break
-            frame = self._held.popleft()
+            self._held.popleft()
             self._held_chars = behind
+            for channel in channels:
+                joined = self._joined[channel]
+                tail = joined.tail + joined.held.popleft().text
+                joined.tail = tail[-self._size :] if self._size else ""
             out.append(frame)
         return out
 
 
-def channels(data: JSON, text: str) -> Iterator[tuple[Channel, str]]:
-    """The strings in a frame that are part of its text, each with the place that tells whose continuation it is."""
+def pieces(data: JSON, text: str) -> Iterator[tuple[Channel, Path, str]]:
+    """The strings in a frame that are part of its text: whose continuation each is, where it stands, and itself."""
     root = tuple(data[name] for name in _NUMBERS if isinstance(data.get(name), int)) if isinstance(data, dict) else ()
-    waiting: list[tuple[Channel, JSON]] = [(("", *root), data)]
+    waiting: list[tuple[Channel, Path, JSON]] = [(("", *root), (), data)]
     while waiting:
-        place, value = waiting.pop()
+        channel, path, value = waiting.pop()
         if isinstance(value, str):
             if value and value in text:
-                yield place, value
+                yield channel, path, value
         elif isinstance(value, dict):
-            waiting.extend(((*place, key), item) for key, item in value.items())
+            waiting.extend(((*channel, key), (*path, key), item) for key, item in value.items())
         elif isinstance(value, list):
             for at, item in enumerate(value):
                 number = item.get("index") if isinstance(item, dict) else None
-                waiting.append(((*place, number if isinstance(number, int) else at), item))
+                waiting.append(((*channel, number if isinstance(number, int) else at), (*path, at), item))

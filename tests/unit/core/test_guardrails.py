@@ -17,7 +17,7 @@ from tianji_mw.call import Call
 from tianji_mw.frames import Frame
 from tianji_mw.guardrails.base import ALLOW, Guardrail, Verdict, block
 from tianji_mw.guardrails.middleware import Guardrails
-from tianji_mw.guardrails.release import Window, channels
+from tianji_mw.guardrails.release import Window, pieces
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import drive
 
@@ -101,15 +101,15 @@ def test_parallel_tool_calls_are_separate_channels() -> None:
     window = Window(20)
     texts: list[str] = []
     for data in (call(0, "blue"), call(1, "other"), call(0, "bird")):
-        texts = window.add([Frame.made(call_over([]), data)])
+        texts = [scan.text for scan in window.add([Frame.made(call_over([]), data)])]
     assert "bluebird" in texts
 
 
 def test_channels_hold_only_what_is_part_of_the_text() -> None:
     data = {"id": "x", "model": "bluebird-9", "index": 3, "delta": {"type": "text_delta", "text": "hello"}}
-    assert list(channels(data, "hello")) == [(("", 3, "delta", "text"), "hello")]
-    assert list(channels(None, "a")) == []
-    assert list(channels([1, "a"], "a")) == [(("", 1), "a")]
+    assert list(pieces(data, "hello")) == [(("", 3, "delta", "text"), ("delta", "text"), "hello")]
+    assert list(pieces(None, "a")) == []
+    assert list(pieces([1, "a"], "a")) == [(("", 1), (1,), "a")]
 
 
 async def test_the_name_of_a_model_is_no_text() -> None:
@@ -219,7 +219,7 @@ async def test_a_check_that_fails_decides_against_the_content(check: type[Guardr
     checks = [check(mode=(mode,)), *[NoCodename()] * company]
     layer = Guardrails(app, checks=checks)
     driven = await drive(layer, STREAM)
-    assert driven.status == 400
+    assert driven.status == 503  # a failure, and no judgement of the content
     assert b"fine" not in driven.body
     assert bool(app.requests) is (mode == "post_call")
     assert layer.runtime is not None
@@ -262,7 +262,7 @@ def test_modes_choose_the_side() -> None:
     assert both.runs_on("output")
     assert not NoCodename(mode=("pre_call",)).runs_on("output")
     assert NoCodename(mode=("during_call",)).runs_on("input")
-    assert block("x") == (True, "x")
+    assert block("x", why="y") == Verdict(True, "x", (), {"why": "y"})
     with pytest.raises(ValueError, match="extra"):
         NoCodename(wrod="x")  # type: ignore[call-arg]
 

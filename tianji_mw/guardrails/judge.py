@@ -1,0 +1,121 @@
+"""Asks guardrails, all of one side at once, and turns what they say into verdicts, records or the end of the call.
+
+A check that raises, hangs or says something else than verdicts has failed; unless its entry lets such calls pass, the
+content does not go on, and the client is told that it was a failure and no block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from tianji_mw.call import Call
+from tianji_mw.errors import Blocked, GuardrailUnavailable, TianjiError
+from tianji_mw.guardrails.base import ALLOW, GuardrailFailed, Said, Side, Span, Verdict
+from tianji_mw.guardrails.entry import Entry, Run, Runs
+
+log = logging.getLogger("tianji_mw.guardrails")
+
+
+async def judge(entries: Sequence[Entry], said: Sequence[Said], side: Side, call: Call) -> list[list[Span]]:
+    """Pieces to be replaced in each text, in the order of the entries.
+
+    Raises Blocked, and GuardrailUnavailable for a check that failed. Where several would end the call, the first does.
+    """
+    if not entries or not said:
+        return [[] for _ in said]
+    if len(entries) == 1:
+        answers: list[Sequence[Verdict] | BaseException] = [await _ask(entries[0], said, side, call)]
+    else:
+        asked = (_ask(entry, said, side, call) for entry in entries)
+        answers = list(await asyncio.gather(*asked, return_exceptions=True))
+    spans: list[list[Span]] = [[] for _ in said]
+    for entry, verdicts in zip(entries, answers, strict=True):
+        if isinstance(verdicts, BaseException):
+            raise verdicts
+        if entry.dry_run:
+            continue
+        for verdict, own in zip(verdicts, spans, strict=True):
+            if verdict.blocked:
+                raise _refusal(entry, verdict, side)
+            own.extend(verdict.spans)
+    return spans
+
+
+async def _ask(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+    clock = call.runtime.clock
+    run = Run(guardrail=entry.name, side=side, dry_run=entry.dry_run, characters=sum(len(one.text) for one in said))
+    call.note(Runs).append(run)
+    began = clock()
+    try:
+        verdicts = await _attempts(entry, said, side, call)
+    except GuardrailFailed as failure:
+        return _failed(entry, failure, run, call, len(said))
+    except TianjiError:
+        run.status = "guardrail_intervened"
+        raise
+    finally:
+        run.duration_ns = clock() - began
+    found = [verdict for verdict in verdicts if verdict.blocked or verdict.spans]
+    if found:
+        run.status = "guardrail_intervened"
+        run.category = ",".join(dict.fromkeys(verdict.category for verdict in found))
+        for verdict in verdicts:
+            for span in verdict.spans:
+                run.masked[span.label] = run.masked.get(span.label, 0) + 1
+    return verdicts
+
+
+async def _attempts(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+    for attempt in range(entry.retries + 1):
+        try:
+            async with asyncio.timeout(entry.check.timeout_s):
+                verdicts = await entry.check.judge(said, side, call)
+            return _checked(verdicts, len(said))
+        except TimeoutError:
+            failure = GuardrailFailed(f"no verdict within {entry.check.timeout_s:g} s", unreachable=True)
+        except GuardrailFailed as error:
+            failure = error
+        except TianjiError:
+            raise
+        except Exception as error:
+            # Plugin failsafe. Only the kind of fault is told: its text may quote what was checked.
+            log.debug("the guardrail %s failed", entry.name, exc_info=True)
+            failure = GuardrailFailed(type(error).__name__)
+        if attempt < entry.retries:
+            call.runtime.count("guardrail_retries", entry.name)
+    raise failure
+
+
+def _checked(verdicts: object, count: int) -> Sequence[Verdict]:
+    if not isinstance(verdicts, list | tuple) or len(verdicts) != count:
+        raise GuardrailFailed("it gave another number of verdicts than it was asked for")
+    if not all(isinstance(verdict, Verdict) for verdict in verdicts):
+        raise GuardrailFailed("it gave something else than verdicts")
+    return verdicts
+
+
+def _failed(entry: Entry, failure: GuardrailFailed, run: Run, call: Call, count: int) -> Sequence[Verdict]:
+    run.status = "guardrail_failed_to_respond"
+    call.runtime.count("guardrail_failures", entry.name)
+    passes = entry.lets_pass(unreachable=failure.unreachable)
+    what = "the content passes unchecked" if passes else "the content is not let through"
+    log.error("call %s: the guardrail %s failed (%s); %s", call.id, entry.name, failure.message, what)
+    if passes:
+        return [ALLOW] * count
+    headers = {} if failure.retry_after_s is None else {"retry-after": f"{failure.retry_after_s:.0f}"}
+    raise GuardrailUnavailable(
+        f"The guardrail '{entry.name}' failed, so the content was not let through.",
+        headers=headers,
+        fields={"guardrail_name": entry.name},
+    )
+
+
+def _refusal(entry: Entry, verdict: Verdict, side: Side) -> Blocked:
+    where = "request" if side == "input" else "answer"
+    mode = "pre_call" if side == "input" else "post_call"
+    return Blocked(
+        f"The {where} was blocked by the guardrail '{entry.name}' ({verdict.category}).",
+        fields={**verdict.detail, "guardrail_name": entry.name, "guardrail_mode": mode, "category": verdict.category},
+    )

@@ -1,0 +1,45 @@
+"""Replaces pieces of texts, where they stand in a request or an answer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tianji_mw.apis.base import JSON
+from tianji_mw.guardrails.base import Span
+
+
+def replaced(text: str, spans: Iterable[Span]) -> str:
+    """The text with all pieces replaced. Pieces that overlap become one, with the first one's label.
+
+    >>> replaced("call 555-0100 now", [Span(5, 13, "PHONE")])
+    'call [PHONE] now'
+    """
+    out: list[str] = []
+    end = 0
+    for span in merged(spans, len(text)):
+        out += [text[end : span.start], span.replacement if span.replacement is not None else f"[{span.label}]"]
+        end = span.end
+    return "".join([*out, text[end:]])
+
+
+def merged(spans: Iterable[Span], length: int) -> list[Span]:
+    """In order and apart from each other, within the text."""
+    found: list[Span] = []
+    for span in sorted(spans, key=lambda s: (s.start, -s.end)):
+        start, end = max(0, span.start), min(length, span.end)
+        if start >= end:
+            continue
+        if found and start < found[-1].end:
+            found[-1] = found[-1]._replace(end=max(found[-1].end, end))
+        else:
+            found.append(span._replace(start=start, end=end))
+    return found
+
+
+def put(root: JSON, path: tuple[str | int, ...], text: str) -> None:
+    """Set the string at `path`."""
+    place: Any = root
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = text
