@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -15,7 +16,18 @@ from tianji_mw.call import Call
 from tianji_mw.compose import compose
 from tianji_mw.config import loads
 from tianji_mw.errors import ConfigErrors
-from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Span, Verdict, block, mask
+from tianji_mw.guardrails.base import (
+    ALLOW,
+    Guardrail,
+    GuardrailFailed,
+    Release,
+    Said,
+    Side,
+    Span,
+    Verdict,
+    block,
+    mask,
+)
 from tianji_mw.guardrails.entry import Runs
 from tianji_mw.testing import FakeLLM, Reply, drive
 
@@ -162,6 +174,43 @@ async def test_choices_are_replaced_each_by_itself(llm: FakeLLM, serve: Serve) -
     assert texts == {0: "a [PHONE]", 1: "b [PHONE]"}
 
 
+class AtEnd(Guardrail):
+    """Like a service: it is asked once, about all of it."""
+
+    release: ClassVar[Release] = "whole"
+
+    async def judge(self, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+        call.runtime.count("asked", side)
+        return [block("end") if "bad end" in one.text else mask(Span(0, 1, "A")) for one in said]
+
+
+@pytest.mark.parametrize("end", ["good end", "bad end"])
+async def test_a_check_of_whole_answers_is_asked_once_before_anything_leaves(
+    llm: FakeLLM, serve: Serve, end: str
+) -> None:
+    app = await served(serve, config(llm.url, entry("it", AtEnd, mode="post_call"), entry("phones", Masks)))
+    llm.replies.append(Reply.events(*stream_of("a first word, ", "5550100 and a ", end)))
+    driven = await drive(app, request("hi", stream=True))
+    assert app.ends[-1].runtime.counts["asked", "output"] == 1
+    if end == "bad end":
+        assert driven.status == 400
+        assert b"first" not in driven.body
+    else:
+        events = [orjson.loads(line[6:]) for line in driven.body.split(b"\n") if line.startswith(b"data: {")]
+        text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+        assert text == "[A] first word, [PHONE] and a good end"
+
+
+async def test_an_audit_holds_nothing_back(llm: FakeLLM, serve: Serve) -> None:
+    app = await served(serve, config(llm.url, entry("birds", NoBird, mode="post_call", release="audit")))
+    llm.replies.append(Reply.events(*stream_of("a blue", "bird ", "flies"), pause_s=0.05))
+    driven = await drive(app, request("hi", stream=True))
+    assert driven.status == 200
+    assert b"a blue" in driven.body
+    assert b"content_policy_violation" in driven.body
+    assert b"flies" not in driven.body
+
+
 FAILURES = ["raises", "hangs", "garbage", "unreachable", "busy"]
 
 
@@ -223,6 +272,7 @@ async def test_attempts_and_dry_runs(llm: FakeLLM, serve: Serve) -> None:
         ({"unreachable_fallback": "open"}, "unreachable_fallback: must be fail_open or fail_closed"),
         ({"fail_on_error": "maybe"}, "fail_on_error: expected true or false"),
         ({"num_retries": 9}, "num_retries: expected a whole number from 0 to 5"),
+        ({"release": "later"}, "release: must be audit, window or whole"),
         ({"dry_run": "x"}, "dry_run: expected true or false"),
         ({"wrod": "x"}, "the guardrail refuses its options: wrod"),
         ({"guardrail": "no_such_kind"}, "no plugin 'no_such_kind' for guardrails"),

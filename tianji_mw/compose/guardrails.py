@@ -61,6 +61,11 @@ def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mappin
     dry_run = as_switch(options.pop("dry_run", False))
     if not isinstance(dry_run, bool):
         raise settings.error("expected true or false", "guardrails", index, "params", "dry_run")
+    release = options.pop("release", None)
+    if options.pop("streaming_buffer_until_moderated", None) is True:
+        release = release or "whole"
+    if release not in (None, "audit", "window", "whole"):
+        raise settings.error("must be audit, window or whole", "guardrails", index, "params", "release")
     if "timeout" in options:
         options["timeout_s"] = options.pop("timeout")
     kind = plugins.find("guardrails", ALIASES.get(entry.guardrail, entry.guardrail), Guardrail)
@@ -74,6 +79,7 @@ def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mappin
         always=entry.default_on,
         fail_open=fail_open,
         retries=retries,
+        release=release,
         dry_run=dry_run or set(entry.mode) == {"logging_only"},
     )
 

@@ -18,6 +18,8 @@ from tianji_mw.call import Call
 from tianji_mw.runtime import Runtime
 
 Side = Literal["input", "output"]
+#: How a stream waits for a check: not at all, for the last characters, or until its end.
+Release = Literal["audit", "window", "whole"]
 
 
 class Span(NamedTuple):
@@ -85,6 +87,9 @@ class Guardrail(BaseModel):
     #: Length in characters of the longest thing it can recognise: that much of a stream is held back.
     window: ClassVar[int] = 64
 
+    #: How streams wait for it: `window` asks it about each part as it comes and holds the last characters back, `whole`
+    #: asks it once, at the end, before anything leaves; `audit` asks it and lets everything leave meanwhile.
+    release: ClassVar[Release] = "window"
     #: Environment variables that fill a field which the config leaves out, in this order.
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tianji_mw.guardrails.base import Guardrail, Side
+from tianji_mw.guardrails.base import Guardrail, Release, Side
 
 #: Which failures of a check let the content pass: none, an unreachable service, or all.
 FailOpen = Literal["never", "unreachable", "always"]
@@ -24,6 +24,13 @@ class Entry:
     retries: int = 0
     #: Its verdicts are recorded and change nothing.
     dry_run: bool = False
+    #: How a stream waits for it; None for what the check itself says.
+    release: Release | None = None
+
+    @property
+    def waits(self) -> Release:
+        """How a stream waits for it."""
+        return "audit" if self.dry_run and self.release is None else self.release or self.check.release
 
     def lets_pass(self, *, unreachable: bool) -> bool:
         """Whether the content goes on although the check has failed."""

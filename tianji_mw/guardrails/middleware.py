@@ -18,7 +18,7 @@ from tianji_mw.frames import Frame
 from tianji_mw.guardrails.base import Guardrail, Said
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.judge import judge
-from tianji_mw.guardrails.release import Window
+from tianji_mw.guardrails.release import Scan, Window
 from tianji_mw.guardrails.rewrite import put, replaced
 from tianji_mw.runtime import Runtime
 from tianji_mw.taps import Batch
@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 class _Chosen:
     """What runs on one call, and the part of its answer that is held back."""
 
-    __slots__ = ("entries", "output", "window")
+    __slots__ = ("at_end", "entries", "live", "window")
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        self.output = [entry for entry in entries if entry.check.runs_on("output")]
-        self.window = Window(max((entry.check.window for entry in self.output), default=0))
+        output = [entry for entry in entries if entry.check.runs_on("output")]
+        #: Asked about each part of a stream as it comes, and at its end about all of it.
+        self.live = [entry for entry in output if entry.waits != "whole"]
+        self.at_end = [entry for entry in output if entry.waits == "whole"]
+        hold = max((entry.check.window for entry in self.live if entry.waits == "window"), default=0)
+        size = max((entry.check.window for entry in self.live), default=0)
+        self.window = Window(size, "all" if self.at_end else hold)
 
 
 class _OfCall(dict["Guardrails", _Chosen]):
@@ -101,7 +106,7 @@ class Guardrails(LLMMiddleware):
 
     async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
         chosen = call.note(_OfCall).get(self)
-        if chosen is None or not chosen.output or not call.api.buffered:
+        if chosen is None or not (chosen.live or chosen.at_end) or not call.api.buffered:
             return batch.frames
         if batch.form == "opaque" and batch.status >= 400:
             return batch.frames  # an error page of the wrapped app: no model wrote it
@@ -109,11 +114,15 @@ class Guardrails(LLMMiddleware):
             if not frame.readable:
                 call.runtime.count("unscannable_frames", call.api.name)
                 raise Blocked("The answer holds content that the guardrails cannot read.")
-        scans = chosen.window.add(batch.frames)
-        found = await judge(chosen.output, [Said(scan.text, "assistant") for scan in scans], "output", call)
-        if any(found) and not chosen.window.replace(scans, found):
-            raise Blocked("The answer holds content that has to be replaced, and cannot be where it stands.")
+        await self._judge(chosen.live, chosen.window, chosen.window.add(batch.frames), call)
+        if batch.last and chosen.at_end:
+            await self._judge(chosen.at_end, chosen.window, chosen.window.everything(), call)
         return chosen.window.release(last=batch.last)
+
+    async def _judge(self, entries: Sequence[Entry], window: Window, scans: Sequence[Scan], call: Call) -> None:
+        found = await judge(entries, [Said(scan.text, "assistant") for scan in scans], "output", call)
+        if any(found) and not window.replace(scans, found):
+            raise Blocked("The answer holds content that has to be replaced, and cannot be where it stands.")
 
 
 def _named(value: JSON) -> list[str]:

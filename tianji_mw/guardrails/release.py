@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from tianji_mw.apis.base import JSON
 from tianji_mw.frames import Frame
@@ -75,12 +75,13 @@ class _Joined:
 
 
 class Window:
-    """Holds the last `size` characters of one stream back."""
+    """Holds the last `hold` characters of one stream back, or all of it; checks look back `size` characters."""
 
-    __slots__ = ("_held", "_held_chars", "_joined", "_size")
+    __slots__ = ("_held", "_held_chars", "_hold", "_joined", "_size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, hold: int | Literal["all"] | None = None) -> None:
         self._size = size
+        self._hold = size if hold is None else hold
         #: Frames, the lengths of their texts, and the channels that they belong to.
         self._held: deque[tuple[Frame, int, list[Channel]]] = deque()
         self._held_chars = 0
@@ -103,6 +104,13 @@ class Window:
             whole = joined.tail + "".join(piece.text for piece in joined.held)
             scans.setdefault(whole[-(self._size + length) :], []).append(channel)
         return [Scan(text, channels) for text, channels in scans.items()]  # one, as nearly always, for one channel
+
+    def everything(self) -> list[Scan]:
+        """The whole texts of a stream of which nothing has left."""
+        scans: dict[str, list[Channel]] = {}
+        for channel, joined in self._joined.items():
+            scans.setdefault("".join(piece.text for piece in joined.held), []).append(channel)
+        return [Scan(text, channels) for text, channels in scans.items()]
 
     def replace(self, scans: Sequence[Scan], found: Sequence[Sequence[Span]]) -> bool:
         """Replace what was found; False when that cannot be done, as it has left or stands in no single string."""
@@ -131,7 +139,7 @@ class Window:
         while self._held:
             frame, length, channels = self._held[0]
             behind = self._held_chars - length
-            if not last and behind < self._size and (length or self._held_chars):
+            if not last and (self._hold == "all" or (behind < self._hold and (length or self._held_chars))):
                 break
             self._held.popleft()
             self._held_chars = behind
