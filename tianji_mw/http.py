@@ -16,6 +16,11 @@ import httpx
 
 from tianji_mw.errors import UpstreamError, UpstreamMalformed
 
+#: What calls of a `client` raise, for integrations that must tell a silent service from a wrong answer.
+HTTPError: Final = httpx.HTTPError
+TimeoutException: Final = httpx.TimeoutException
+BROKEN: Final = (httpx.NetworkError, httpx.RemoteProtocolError)
+
 #: Largest answer that an integration reads.
 MAX_BYTES: Final = 16 << 20
 

@@ -287,3 +287,59 @@ def test_a_wrong_entry_stops_the_start(tmp_path: Path, more: dict[str, Any], sai
 def test_names_are_unique() -> None:
     with pytest.raises(ConfigErrors, match="another guardrail has this name"):
         compose(loads(config("http://x", entry("it", NoBird), entry("it", Masks)), env={}), env={})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "answer_", "path"),
+    [
+        ("openai_moderation", {}, {"results": [{"flagged": True, "categories": {"hate": True}}]}, "/moderations"),
+        (
+            "azure/text_moderations",
+            {},
+            {
+                "blocklistsMatch": [],
+                "categoriesAnalysis": [
+                    {"category": name, "severity": 4} for name in ("Hate", "SelfHarm", "Sexual", "Violence")
+                ],
+            },
+            "/contentsafety/text:analyze?api-version=2024-09-01",
+        ),
+        (
+            "azure/prompt_shield",
+            {"mode": "pre_call"},
+            {"userPromptAnalysis": {"attackDetected": True}, "documentsAnalysis": []},
+            "/contentsafety/text:shieldPrompt?api-version=2024-09-01",
+        ),
+        (
+            "lakera_v2",
+            {},
+            {"flagged": True, "breakdown": [{"detector_type": "prompt_attack", "detected": True, "message_id": 0}]},
+            "/v2/guard",
+        ),
+        (
+            "generic_guardrail_api",
+            {},
+            {"action": "BLOCKED", "blocked_reason": "no"},
+            "/beta/litellm_basic_guardrail_api",
+        ),
+    ],
+)
+async def test_services_by_litellms_names(
+    llm: FakeLLM, serve: Serve, kind: str, options: dict[str, Any], answer_: dict[str, Any], path: str
+) -> None:
+    async with FakeLLM(lambda request: Reply.json(answer_)) as service:
+        named = {"name": "it", "guardrail": kind, "default_on": True, "api_base": service.url, "api_key": "sk-service"}
+        app = await served(serve, config(llm.url, {**named, **options}))
+        driven = await drive(app, request("something bad"))
+        assert driven.status == 400
+        assert driven.json["error"]["provider_specific_fields"]["guardrail_name"] == "it"
+        assert service.requests[0].path == path
+        assert "sk-service" in repr(service.requests[0].headers)
+        assert llm.requests == []
+        assert "something bad" not in driven.body.decode()
+
+
+async def test_a_service_without_its_key_stops_the_start(llm: FakeLLM, serve: Serve) -> None:
+    text = config(llm.url, {"name": "it", "guardrail": "lakera_v2", "default_on": True})
+    with pytest.raises(Exception, match="Lakera: api_key is missing; set it in the config, or the variable LAKERA"):
+        await served(serve, text)

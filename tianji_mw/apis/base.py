@@ -172,9 +172,11 @@ def content_parts(content: JSON, path: tuple[str | int, ...], role: str) -> Iter
             if isinstance(part, str):
                 yield Part((*path, i), role, part)
             elif isinstance(part, dict):
+                # Anthropic's tool results stand in a user's message, and no user wrote them.
+                said = "tool" if part.get("type") == "tool_result" else role
                 for field in ("text", "content", "input_text", "refusal"):
                     value = part.get(field)
                     if isinstance(value, str):
-                        yield Part((*path, i, field), role, value)
+                        yield Part((*path, i, field), said, value)
                     elif isinstance(value, list):
-                        yield from content_parts(value, (*path, i, field), role)
+                        yield from content_parts(value, (*path, i, field), said)

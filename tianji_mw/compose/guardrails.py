@@ -69,9 +69,10 @@ def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mappin
     if "timeout" in options:
         options["timeout_s"] = options.pop("timeout")
     kind = plugins.find("guardrails", ALIASES.get(entry.guardrail, entry.guardrail), Guardrail)
+    given = {kind.aliases.get(name, name) for name, value in options.items() if value is not None}
     for field, variables in kind.env_fields.items():
         found = next((env[name] for name in variables if env.get(name)), "")
-        if found and options.get(field) is None:
+        if found and field not in given:
             options[field] = found
     return Entry(
         check=_built(kind, entry, options),

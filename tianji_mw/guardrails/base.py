@@ -92,6 +92,8 @@ class Guardrail(BaseModel):
     release: ClassVar[Release] = "window"
     #: Environment variables that fill a field which the config leaves out, in this order.
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: Other names of our fields, such as LiteLLM's; the class itself takes them.
+    aliases: ClassVar[Mapping[str, str]] = {}
 
     #: LiteLLM's modes: `pre_call` and `during_call` check the request, `post_call` the answer, `logging_only` both.
     mode: tuple[str, ...] = ("pre_call", "post_call")

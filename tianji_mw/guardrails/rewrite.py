@@ -10,7 +10,7 @@ from tianji_mw.guardrails.base import Span
 
 
 def replaced(text: str, spans: Iterable[Span]) -> str:
-    """The text with all pieces replaced. Pieces that overlap become one, with the first one's label.
+    """The text with all pieces replaced. Pieces that overlap become one, with a label in its place.
 
     >>> replaced("call 555-0100 now", [Span(5, 13, "PHONE")])
     'call [PHONE] now'
@@ -31,10 +31,18 @@ def merged(spans: Iterable[Span], length: int) -> list[Span]:
         if start >= end:
             continue
         if found and start < found[-1].end:
-            found[-1] = found[-1]._replace(end=max(found[-1].end, end))
+            found[-1] = _united(found[-1], span, max(found[-1].end, end))
         else:
             found.append(span._replace(start=start, end=end))
     return found
+
+
+def _united(one: Span, other: Span, end: int) -> Span:
+    """Two pieces that overlap as one. What one wants in its place may hold what the other wants gone: a label it is."""
+    if one.replacement == other.replacement:
+        return one._replace(end=end)
+    label = one.label if one.replacement is None or other.replacement is not None else other.label
+    return Span(one.start, end, label)
 
 
 def put(root: JSON, path: tuple[str | int, ...], text: str) -> None:

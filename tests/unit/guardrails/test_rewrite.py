@@ -25,6 +25,7 @@ def test_marked_characters_go_and_the_others_stay(text: str, spans: list[Span]) 
 
 def test_labels_and_replacements() -> None:
     assert replaced("a b c", [Span(4, 5, "C", "3"), Span(0, 1, "A")]) == "[A] b 3"
+    assert replaced("my key is k1", [Span(0, 12, "REWRITTEN", "MY KEY IS k1"), Span(10, 12, "KEY")]) == "[KEY]"
     assert replaced("abcdef", [Span(1, 4, "ONE"), Span(2, 5, "TWO")]) == "a[ONE]f"
 
 
