@@ -15,7 +15,7 @@ UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
-.PHONY: run run-llm test test-fast lint format bench bench-quick lock clean node
+.PHONY: eval-guardrails run run-llm test test-fast lint format bench bench-quick lock clean node
 
 run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network needed
 	$(BIN)/tianji-sidecar run --port $(PORT) --admin-port $(ADMIN_PORT) $(if $(CONFIG),--config $(CONFIG))
@@ -38,6 +38,10 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+eval-guardrails: $(VENV)/.test ## quality of the built-in guardrails on the development data beside this folder
+	$(BIN)/python ../shared/data/eval.py secrets tests.evaluation.leaks:secrets
+	$(BIN)/python ../shared/data/eval.py pii tests.evaluation.leaks:pii
 
 bench: $(VENV)/.test bench-tools ## direct, nginx and the sidecar, interleaved; some minutes
 	$(BIN)/python tests/benchmarks/run.py

@@ -343,3 +343,36 @@ async def test_a_service_without_its_key_stops_the_start(llm: FakeLLM, serve: Se
     text = config(llm.url, {"name": "it", "guardrail": "lakera_v2", "default_on": True})
     with pytest.raises(Exception, match="Lakera: api_key is missing; set it in the config, or the variable LAKERA"):
         await served(serve, text)
+
+
+def token() -> str:
+    """A key of a vendor's form, put together here so that no scanner takes this file for a leak."""
+    return "ghp_" + "".join("0Aa9Bb8Cc7Dd"[n % 12] for n in range(36))
+
+
+@pytest.mark.parametrize("kind", ["secret_leak", "hide-secrets"])
+async def test_keys_do_not_go_out_nor_come_back(llm: FakeLLM, serve: Serve, kind: str) -> None:
+    app = await served(serve, config(llm.url, {"name": "leaks", "guardrail": kind, "default_on": True}))
+    llm.replies.append(answer(f"use {token()} there"))
+    driven = await drive(app, request(f"my key is {token()}, mail me"))
+    assert llm.requests[0].json["messages"][0]["content"] == "my key is [GITHUB_TOKEN], mail me"
+    assert driven.json["choices"][0]["message"]["content"] == "use [GITHUB_TOKEN] there"
+    for cut in (1, 5, 30, 39):
+        parts = ["use ", token()[:cut], token()[cut:], " there"]
+        llm.replies.append(Reply.events(*stream_of(*parts), pause_s=0.005))
+        driven = await drive(app, request("hi", stream=True))
+        events = [orjson.loads(line[6:]) for line in driven.body.split(b"\n") if line.startswith(b"data: {")]
+        text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+        assert text == "use [GITHUB_TOKEN] there"
+
+
+async def test_personal_data_is_masked_or_blocked_by_kind(llm: FakeLLM, serve: Serve) -> None:
+    entities = {"EMAIL_ADDRESS": "MASK", "CREDIT_CARD": "BLOCK"}
+    named = {"name": "pii", "guardrail": "pii", "default_on": True, "entities": entities}
+    app = await served(serve, config(llm.url, named))
+    llm.replies.append(answer("fine"))
+    await drive(app, request("write to ada@example.com please"))
+    assert llm.requests[0].json["messages"][0]["content"] == "write to [EMAIL_ADDRESS] please"
+    blocked = await drive(app, request("my card is 4111 1111 1111 1111"))
+    assert (blocked.status, blocked.json["error"]["provider_specific_fields"]["category"]) == (400, "CREDIT_CARD")
+    assert "4111" not in blocked.body.decode()

@@ -114,14 +114,17 @@ class Guardrails(LLMMiddleware):
             if not frame.readable:
                 call.runtime.count("unscannable_frames", call.api.name)
                 raise Blocked("The answer holds content that the guardrails cannot read.")
-        await self._judge(chosen.live, chosen.window, chosen.window.add(batch.frames), call)
-        if batch.last and chosen.at_end:
-            await self._judge(chosen.at_end, chosen.window, chosen.window.everything(), call)
+        window, last = chosen.window, batch.last
+        await self._judge(chosen.live, window, window.add(batch.frames), call, last=last)
+        if last and chosen.at_end:
+            await self._judge(chosen.at_end, window, window.everything(), call, last=last)
         return chosen.window.release(last=batch.last)
 
-    async def _judge(self, entries: Sequence[Entry], window: Window, scans: Sequence[Scan], call: Call) -> None:
+    async def _judge(
+        self, entries: Sequence[Entry], window: Window, scans: Sequence[Scan], call: Call, *, last: bool
+    ) -> None:
         found = await judge(entries, [Said(scan.text, "assistant") for scan in scans], "output", call)
-        if any(found) and not window.replace(scans, found):
+        if any(found) and not window.replace(scans, found, last=last):
             raise Blocked("The answer holds content that has to be replaced, and cannot be where it stands.")
 
 

@@ -54,10 +54,14 @@ class _Joined:
         self.tail = ""
         self.held: deque[_Piece] = deque()
 
+    def place(self, text: str, span: Span) -> int:
+        """Where a piece of `text`, the end of all that is here, begins."""
+        return len(self.tail) + sum(len(piece.text) for piece in self.held) - len(text) + span.start
+
     def replace(self, text: str, spans: Iterable[Span]) -> set[Frame] | None:
         """Replace pieces of `text`, its end, in what is held; the frames that changed, or None when it has left."""
         changed: set[Frame] = set()
-        base = len(self.tail) + sum(len(piece.text) for piece in self.held) - len(text)
+        base = self.place(text, Span(0, 0, ""))
         for span in reversed(merged(spans, len(text))):
             start, end = base + span.start, base + span.end
             if start < len(self.tail):
@@ -77,7 +81,7 @@ class _Joined:
 class Window:
     """Holds the last `hold` characters of one stream back, or all of it; checks look back `size` characters."""
 
-    __slots__ = ("_held", "_held_chars", "_hold", "_joined", "_size")
+    __slots__ = ("_held", "_held_chars", "_hold", "_joined", "_open", "_size")
 
     def __init__(self, size: int, hold: int | Literal["all"] | None = None) -> None:
         self._size = size
@@ -86,6 +90,9 @@ class Window:
         self._held: deque[tuple[Frame, int, list[Channel]]] = deque()
         self._held_chars = 0
         self._joined: dict[Channel, _Joined] = {}
+        #: Pieces at the end of a channel's text, which may go on: they are replaced when more is known, or when they
+        #: would leave.
+        self._open: dict[Channel, tuple[str, list[Span]]] = {}
 
     def add(self, frames: Iterable[Frame]) -> list[Scan]:
         """Take frames in; the texts to check before anything is released: the new parts with what stood before them."""
@@ -100,6 +107,7 @@ class Window:
                 added[channel] = added.get(channel, 0) + len(piece)
         scans: dict[str, list[Channel]] = {}
         for channel, length in added.items():
+            self._open.pop(channel, None)
             joined = self._joined[channel]
             whole = joined.tail + "".join(piece.text for piece in joined.held)
             scans.setdefault(whole[-(self._size + length) :], []).append(channel)
@@ -112,18 +120,30 @@ class Window:
             scans.setdefault("".join(piece.text for piece in joined.held), []).append(channel)
         return [Scan(text, channels) for text, channels in scans.items()]
 
-    def replace(self, scans: Sequence[Scan], found: Sequence[Sequence[Span]]) -> bool:
-        """Replace what was found; False when that cannot be done, as it has left or stands in no single string."""
+    def replace(self, scans: Sequence[Scan], found: Sequence[Sequence[Span]], *, last: bool = True) -> bool:
+        """Replace what was found; False when that cannot be done, as it has left or stands in no single string.
+
+        Before the `last` part of a stream, what stands at the end of a text waits: the rest of it may be on its way.
+        """
         changed: set[Frame] = set()
         wanted = False
         for scan, spans in zip(scans, found, strict=True):
+            now, later = _sorted_out(scan.text, spans, None if last else self._hold)
             for channel in scan.channels if spans else ():
-                frames = self._joined[channel].replace(scan.text, spans)
+                if later:
+                    self._open[channel] = (scan.text, later)
+                frames = self._joined[channel].replace(scan.text, now) if now else set()
                 if frames is None:
                     return False
-                wanted = True
+                if now and later:  # the text has another length now
+                    self._open[channel] = (scan.text[min(span.start for span in later) :], _moved(later))
+                wanted = wanted or bool(now)
                 if channel != _ALL:
                     changed |= frames
+        self._write(changed)
+        return bool(changed) or not wanted or bool(self._open.keys() - {_ALL})
+
+    def _write(self, changed: Iterable[Frame]) -> None:
         for frame in changed:
             data = frame.data
             for joined in self._joined.values():
@@ -131,7 +151,17 @@ class Window:
                     if piece.frame is frame and piece.path is not None:
                         put(data, piece.path, piece.text)
             frame.edit(data)
-        return bool(changed) or not wanted
+
+    def _settle(self, channels: Iterable[Channel]) -> None:
+        """Replace what waits in the first frame of these channels, which leaves."""
+        for channel in channels:
+            text, spans = self._open.get(channel, ("", []))
+            joined = self._joined[channel]
+            if spans and joined.place(text, spans[0]) < len(joined.tail) + len(joined.held[0].text):
+                del self._open[channel]
+                changed = joined.replace(text, spans)
+                if channel != _ALL and changed:
+                    self._write(changed)
 
     def release(self, *, last: bool) -> list[Frame]:
         """Frames that may leave: all of them at the end, else those with a full window behind them."""
@@ -141,6 +171,7 @@ class Window:
             behind = self._held_chars - length
             if not last and (self._hold == "all" or (behind < self._hold and (length or self._held_chars))):
                 break
+            self._settle(channels)
             self._held.popleft()
             self._held_chars = behind
             for channel in channels:
@@ -149,6 +180,25 @@ class Window:
                 joined.tail = tail[-self._size :] if self._size else ""
             out.append(frame)
         return out
+
+
+def _sorted_out(
+    text: str, spans: Sequence[Span], hold: int | Literal["all"] | None
+) -> tuple[Sequence[Span], list[Span]]:
+    """What is replaced now, and what may go on and is held whole anyhow."""
+    if hold is None:
+        return spans, []
+    first = 0 if hold == "all" else len(text) - hold
+    later = [span for span in merged(spans, len(text)) if span.end == len(text) and span.start > first]
+    if not later:
+        return spans, []
+    return [span for span in merged(spans, len(text)) if span not in later], later
+
+
+def _moved(spans: list[Span]) -> list[Span]:
+    """The same pieces of a text that begins with the first of them."""
+    start = min(span.start for span in spans)
+    return [span._replace(start=span.start - start, end=span.end - start) for span in spans]
 
 
 def pieces(data: JSON, text: str) -> Iterator[tuple[Channel, Path, str]]:
