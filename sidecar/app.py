@@ -126,7 +126,7 @@ def configure_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
     plain = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(_JSONFormatter() if settings.settings.json_logs else plain)
-    handler.addFilter(SecretFilter(secrets_in(settings)))
+    handler.addFilter(SecretFilter([*secrets_in(settings), *settings.hosted.values()]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if settings.settings.set_verbose else logging.INFO)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_transports_on_the_way import H2Server, TLSServer
 from tests.support.raw import RawServer, Script
 from tests.support.stack import CHAT, Serve
+from tests.support.upstreams import H2Server, TLSServer
 from tianji_mw.errors import ConfigErrors
 from tianji_mw.gateway import Gateway
 from tianji_mw.testing import drive

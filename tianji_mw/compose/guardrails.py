@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError
-
 from tianji_mw import plugins
 from tianji_mw.compose.reasons import first_line
 from tianji_mw.config.values import as_switch
@@ -75,7 +73,7 @@ def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mappin
         if found and field not in given:
             options[field] = found
     return Entry(
-        check=_built(kind, entry, options),
+        check=kind(mode=entry.mode, **options),
         name=entry.name,
         always=entry.default_on,
         fail_open=fail_open,
@@ -83,13 +81,6 @@ def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mappin
         release=release,
         dry_run=dry_run or set(entry.mode) == {"logging_only"},
     )
-
-
-def _built(kind: type[Guardrail], entry: GuardrailSettings, options: Mapping[str, Any]) -> Guardrail:
-    try:
-        return kind(mode=entry.mode, **options)
-    except ValidationError as error:
-        raise ValueError(first_line(error)) from None
 
 
 def _fail_open(settings: Settings, options: dict[str, Any], index: int) -> FailOpen:

@@ -32,7 +32,8 @@ _VARIABLE: Final = re.compile(
     r"^os\.environ/([A-Za-z_][A-Za-z0-9_.-]*)$|^\$([A-Za-z_][A-Za-z0-9_]*)$"
     r"|(?<!\$)\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-[^}]*)?\}|(?<=\s)os\.environ/([A-Za-z_][A-Za-z0-9_]*)"
 )
-_HEADER: Final = re.compile(r"\.(?:extra_)?headers\.[^.]+$")
+#: Keys that hold secrets whatever their last part is called.
+_CREDENTIAL: Final = re.compile(r"\.(?:extra_)?headers\.[^.]+$|^secrets\.")
 #: Keys of `key_management_settings` that say how keys are written; nothing is written.
 _WRITING: Final = frozenset(
     {
@@ -262,4 +263,4 @@ def _switched(blocks: Mapping[str, Node]) -> Node | None:
 
 def holds_credential(node: Node) -> bool:
     """Whether a key holds a secret by its name, so that its value may come later."""
-    return is_secret_name(node.key.rpartition(".")[2]) or bool(_HEADER.search(node.key)) or "secrets." in node.key
+    return bool(_CREDENTIAL.search(node.key)) or is_secret_name(node.key.rpartition(".")[2])

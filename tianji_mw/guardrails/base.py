@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Literal, NamedTuple
 
@@ -120,6 +119,4 @@ class Guardrail(BaseModel):
 
         Raises GuardrailFailed when it cannot decide; any other exception counts as such.
         """
-        if len(said) == 1:
-            return [await self.check(said[0].text, call)]
-        return await asyncio.gather(*(self.check(one.text, call) for one in said))
+        return [await self.check(one.text, call) for one in said]

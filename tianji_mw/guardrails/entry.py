@@ -39,7 +39,7 @@ class Entry:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """What one guardrail did on one side of a call. It holds no text."""
+    """What one guardrail did on one side of a call, all its questions together. It holds no text."""
 
     guardrail: str
     side: Side
@@ -47,11 +47,21 @@ class Run:
     #: What it found: of a block, or of pieces that were replaced.
     category: str = ""
     dry_run: bool = False
+    #: Questions, and those without a verdict. A stream asks about each of its parts.
+    asked: int = 0
+    failed: int = 0
     #: Time that it took, and characters that it was asked about. On streams a character may count twice.
     duration_ns: int = 0
     characters: int = 0
     masked: dict[str, int] = field(default_factory=dict)
 
 
-class Runs(list[Run]):
-    """All runs of one call: `call.note(Runs)`."""
+class Runs(dict[tuple[str, Side], Run]):
+    """All runs of one call by name and side: `call.note(Runs)`."""
+
+    def of(self, entry: Entry, side: Side) -> Run:
+        """The run of this guardrail on this side."""
+        run = self.get((entry.name, side))
+        if run is None:
+            run = self[entry.name, side] = Run(guardrail=entry.name, side=side, dry_run=entry.dry_run)
+        return run

@@ -45,8 +45,10 @@ async def judge(entries: Sequence[Entry], said: Sequence[Said], side: Side, call
 
 async def _ask(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
     clock = call.runtime.clock
-    run = Run(guardrail=entry.name, side=side, dry_run=entry.dry_run, characters=sum(len(one.text) for one in said))
-    call.note(Runs).append(run)
+    run = call.note(Runs).of(entry, side)
+    run.asked += 1
+    for one in said:
+        run.characters += len(one.text)
     began = clock()
     try:
         verdicts = await _attempts(entry, said, side, call)
@@ -56,21 +58,26 @@ async def _ask(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Se
         run.status = "guardrail_intervened"
         raise
     finally:
-        run.duration_ns = clock() - began
-    found = [verdict for verdict in verdicts if verdict.blocked or verdict.spans]
-    if found:
-        run.status = "guardrail_intervened"
-        run.category = ",".join(dict.fromkeys(verdict.category for verdict in found))
-        for verdict in verdicts:
-            for span in verdict.spans:
-                run.masked[span.label] = run.masked.get(span.label, 0) + 1
+        run.duration_ns += clock() - began
+    for verdict in verdicts:
+        if verdict.blocked or verdict.spans:
+            _found(run, verdict)
     return verdicts
+
+
+def _found(run: Run, verdict: Verdict) -> None:
+    if run.status == "success":
+        run.status = "guardrail_intervened"
+    if verdict.category not in run.category.split(","):
+        run.category = f"{run.category},{verdict.category}" if run.category else verdict.category
+    for span in verdict.spans:
+        run.masked[span.label] = run.masked.get(span.label, 0) + 1
 
 
 async def _attempts(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
     for attempt in range(entry.retries + 1):
         try:
-            async with asyncio.timeout(entry.check.timeout_s):
+            with call.runtime.alarms.within(entry.check.timeout_s):
                 verdicts = await entry.check.judge(said, side, call)
             return _checked(verdicts, len(said))
         except TimeoutError:
@@ -98,6 +105,7 @@ def _checked(verdicts: object, count: int) -> Sequence[Verdict]:
 
 def _failed(entry: Entry, failure: GuardrailFailed, run: Run, call: Call, count: int) -> Sequence[Verdict]:
     run.status = "guardrail_failed_to_respond"
+    run.failed += 1
     call.runtime.count("guardrail_failures", entry.name)
     passes = entry.lets_pass(unreachable=failure.unreachable)
     what = "the content passes unchecked" if passes else "the content is not let through"

@@ -93,7 +93,7 @@ class Guardrails(LLMMiddleware):
                 put(call.edit(), part.path, replaced(part.text, spans))
 
     def _choose(self, call: Call) -> list[Entry]:
-        """The entries that run: always, or named by the request, its key or its team."""
+        """The entries that run: always, or named by the request or its key."""
         asked = set(_named(call.request.get("guardrails")))
         if unknown := asked - self._names:
             text = f"There is no guardrail '{min(unknown)[:100]}'."

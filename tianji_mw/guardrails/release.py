@@ -54,6 +54,18 @@ class _Joined:
         self.tail = ""
         self.held: deque[_Piece] = deque()
 
+    def end(self, length: int) -> str:
+        """The last characters; of a stream that is held whole no more of it is touched than that."""
+        parts: list[str] = []
+        for piece in reversed(self.held):
+            if length <= 0:
+                break
+            parts.append(piece.text[-length:])
+            length -= len(piece.text)
+        if length > 0:
+            parts.append(self.tail[-length:])
+        return "".join(reversed(parts))
+
     def place(self, text: str, span: Span) -> int:
         """Where a piece of `text`, the end of all that is here, begins."""
         return len(self.tail) + sum(len(piece.text) for piece in self.held) - len(text) + span.start
@@ -108,9 +120,7 @@ class Window:
         scans: dict[str, list[Channel]] = {}
         for channel, length in added.items():
             self._open.pop(channel, None)
-            joined = self._joined[channel]
-            whole = joined.tail + "".join(piece.text for piece in joined.held)
-            scans.setdefault(whole[-(self._size + length) :], []).append(channel)
+            scans.setdefault(self._joined[channel].end(self._size + length), []).append(channel)
         return [Scan(text, channels) for text, channels in scans.items()]  # one, as nearly always, for one channel
 
     def everything(self) -> list[Scan]:
@@ -143,14 +153,13 @@ class Window:
         self._write(changed)
         return bool(changed) or not wanted or bool(self._open.keys() - {_ALL})
 
-    def _write(self, changed: Iterable[Frame]) -> None:
+    def _write(self, changed: set[Frame]) -> None:
+        for joined in self._joined.values():
+            for piece in joined.held:
+                if piece.path is not None and piece.frame in changed:
+                    put(piece.frame.data, piece.path, piece.text)
         for frame in changed:
-            data = frame.data
-            for joined in self._joined.values():
-                for piece in joined.held:
-                    if piece.frame is frame and piece.path is not None:
-                        put(data, piece.path, piece.text)
-            frame.edit(data)
+            frame.edit(frame.data)
 
     def _settle(self, channels: Iterable[Channel]) -> None:
         """Replace what waits in the first frame of these channels, which leaves."""

@@ -33,7 +33,7 @@ class Entry:
     """One secret of one store, whole, with the handles that show parts of it."""
 
     __slots__ = (
-        "asked", "due", "error", "failures", "fetched", "handles", "ref", "store", "task", "ttl_s", "vain",
+        "due", "error", "failures", "fetched", "handles", "ref", "store", "task", "ttl_s", "vain",
         "vain_until", "value",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ class Entry:
         self.due = 0.0
         self.error: SecretError | None = None
         #: Questions in a row that failed; renewals in a row that changed nothing, and until when none is tried.
-        self.failures = self.vain = self.asked = 0
+        self.failures = self.vain = 0
         self.vain_until = 0.0
         self.task: asyncio.Task[None] | None = None
 

@@ -103,7 +103,7 @@ class Secrets(LLMMiddleware):
         call.named = self._named
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
+        if self._secrets and scope["type"] in ("http", "websocket"):
             scope = {**scope, SECRETS_KEY: self._named}
         await super().__call__(scope, receive, send)
 

@@ -65,7 +65,6 @@ class Resolver:
         self._handles: dict[Reference, LiveSecret] = {}
         self._by_text: dict[str, LiveSecret] = {}
         self._runtime: Runtime | None = None
-        self._changed: asyncio.Event | None = None
 
     @property
     def stores(self) -> Mapping[str, SecretStore]:
@@ -178,7 +177,6 @@ class Resolver:
 
     async def _ask(self, entry: Entry) -> None:
         store = entry.store
-        entry.asked += 1
         try:
             async with asyncio.timeout(store.timeout_s + 5.0):
                 value = await store.get(entry.ref)

@@ -181,5 +181,5 @@ def test_only_credentials_can_come_later(mounted: Path) -> None:
 def test_no_store_is_asked_when_none_has_to_be(mounted: Path) -> None:
     settings = load(managed(mounted), resolving="skip")
     assert settings.resolver is not None
-    assert [entry.asked for entry in settings.resolver.entries] == [0]
+    assert [(entry.task, entry.fetched) for entry in settings.resolver.entries] == [(None, 0.0)]
     assert load("general_settings: {master_key: os.environ/A}", {"A": "sk-a"}).resolver is None
