@@ -12,8 +12,9 @@ from tianji_mw.apis.base import JSON
 #: Request fields that are ours (or LiteLLM's) alone: never sent to a provider.
 OWN_FIELDS: Final = frozenset(
     {
-        "tags", "guardrails", "cache", "fallbacks", "context_window_fallbacks", "disable_fallbacks", "num_retries",
-        "timeout", "stream_timeout", "mock_response", "drop_params", "additional_drop_params",
+        "tags", "guardrails", "guardrail_config", "cache", "fallbacks", "context_window_fallbacks",
+        "disable_fallbacks", "num_retries", "timeout", "stream_timeout", "mock_response", "drop_params",
+        "additional_drop_params",
         "allowed_openai_params", "extra_body", "extra_headers", "prompt_id", "prompt_variables", "prompt_label",
         "prompt_version", "api_key", "api_base", "base_url", "api_version", "custom_llm_provider",
         "litellm_metadata", "no-log",

@@ -28,10 +28,8 @@ from tianji_mw.guardrails.base import (
     block,
     mask,
 )
-from tianji_mw.guardrails.entry import Runs
+from tianji_mw.guardrails.runs import Runs
 from tianji_mw.testing import FakeLLM, Reply, drive
-
-HERE = "tests.integration.test_guardrails"
 
 
 class NoBird(Guardrail):
@@ -74,7 +72,7 @@ def config(url: str, *entries: dict[str, Any]) -> str:
 
 
 def entry(name: str, check: type[Guardrail], **more: Any) -> dict[str, Any]:
-    return {"name": name, "guardrail": f"{HERE}:{check.__name__}", "default_on": True, **more}
+    return {"name": name, "guardrail": f"{check.__module__}:{check.__name__}", "default_on": True, **more}
 
 
 async def served(serve: Serve, text: str) -> Ends:
@@ -268,10 +266,10 @@ async def test_attempts_and_dry_runs(llm: FakeLLM, serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"unreachable_fallback": "open"}, "unreachable_fallback: must be fail_open or fail_closed"),
+        ({"unreachable_fallback": "open"}, "unreachable_fallback: must be one of '', 'fail_open' or 'fail_closed'"),
         ({"fail_on_error": "maybe"}, "fail_on_error: expected true or false"),
-        ({"num_retries": 9}, "num_retries: expected a whole number from 0 to 5"),
-        ({"release": "later"}, "release: must be audit, window or whole"),
+        ({"num_retries": 9}, "num_retries: must be at most 5"),
+        ({"release": "later"}, "release: must be one of 'audit', 'window', 'sentence' or 'whole'"),
         ({"dry_run": "x"}, "dry_run: expected true or false"),
         ({"wrod": "x"}, "the guardrail refuses its options: wrod"),
         ({"guardrail": "no_such_kind"}, "no plugin 'no_such_kind' for guardrails"),

@@ -6,14 +6,14 @@ A guardrail that cannot be found or built stops the start: a missing check must 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tianji_mw import plugins
+from tianji_mw.compose.guardrail_policy import WrongPolicy, policy_of
 from tianji_mw.compose.reasons import first_line
-from tianji_mw.config.values import as_switch
 from tianji_mw.errors import ConfigError, SetupError
 from tianji_mw.guardrails.base import Guardrail
-from tianji_mw.guardrails.entry import Entry, FailOpen
+from tianji_mw.guardrails.entry import Entry
 
 if TYPE_CHECKING:
     from tianji_mw.config.blocks import GuardrailSettings
@@ -31,7 +31,6 @@ ALIASES: Final[Mapping[str, str]] = {
     "litellm_content_filter": "content_filter",
     "openai_moderation": "moderation",
 }
-_MAX_RETRIES: Final = 5
 
 
 def entries_of(settings: Settings, env: Mapping[str, str], problems: list[ConfigError]) -> list[Entry]:
@@ -53,17 +52,10 @@ def entries_of(settings: Settings, env: Mapping[str, str], problems: list[Config
 
 
 def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mapping[str, str]) -> Entry:
-    options = dict(entry.options)
-    fail_open = _fail_open(settings, options, index)
-    retries = _number(settings, options.pop("num_retries", 0), index, "num_retries")
-    dry_run = as_switch(options.pop("dry_run", False))
-    if not isinstance(dry_run, bool):
-        raise settings.error("expected true or false", "guardrails", index, "params", "dry_run")
-    release = options.pop("release", None)
-    if options.pop("streaming_buffer_until_moderated", None) is True:
-        release = release or "whole"
-    if release not in (None, "audit", "window", "whole"):
-        raise settings.error("must be audit, window or whole", "guardrails", index, "params", "release")
+    try:
+        policy, options = policy_of(entry.options, settings.settings.guardrail_defaults)
+    except WrongPolicy as wrong:
+        raise settings.error(wrong.reason, "guardrails", index, "params", wrong.key) from None
     if "timeout" in options:
         options["timeout_s"] = options.pop("timeout")
     kind = plugins.find("guardrails", ALIASES.get(entry.guardrail, entry.guardrail), Guardrail)
@@ -76,31 +68,25 @@ def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mappin
         check=kind(mode=entry.mode, **options),
         name=entry.name,
         always=entry.default_on,
-        fail_open=fail_open,
-        retries=retries,
-        release=release,
-        dry_run=dry_run or set(entry.mode) == {"logging_only"},
+        modes_by_tag=entry.modes_by_tag,
+        **policy.entry(),
     )
 
 
-def _fail_open(settings: Settings, options: dict[str, Any], index: int) -> FailOpen:
-    """LiteLLM's `unreachable_fallback` and `fail_on_error`, and the Go port's `failure_policy`."""
-    chosen: FailOpen = "never"
-    for name, meaning in (("unreachable_fallback", "unreachable"), ("failure_policy", "always")):
-        value = options.pop(name, None)
-        if value not in (None, "", "fail_open", "fail_closed"):
-            raise settings.error("must be fail_open or fail_closed", "guardrails", index, "params", name)
-        if value == "fail_open":
-            chosen = "always" if meaning == "always" or chosen == "always" else "unreachable"
-    on_error = as_switch(options.pop("fail_on_error", True))
-    if not isinstance(on_error, bool):
-        raise settings.error("expected true or false", "guardrails", index, "params", "fail_on_error")
-    return chosen if on_error else "always"
-
-
-def _number(settings: Settings, value: object, index: int, name: str) -> int:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if type(value) is not int or not 0 <= value <= _MAX_RETRIES:
-        raise settings.error(f"expected a whole number from 0 to {_MAX_RETRIES}", "guardrails", index, "params", name)
-    return value
+def by_model(settings: Settings, problems: list[ConfigError]) -> dict[str, list[str]]:
+    """Guardrails that deployments name, by the model's name and its aliases. Also finds names that do not exist."""
+    named: list[tuple[tuple[str | int, ...], tuple[str, ...]]] = []
+    found: dict[str, list[str]] = {}
+    for index, deployment in enumerate(settings.model_list):
+        if names := deployment.params.guardrails:
+            named.append((("model_list", index, "params", "guardrails"), names))
+            found.setdefault(deployment.model_name, []).extend(names)
+    for alias, target in settings.router_settings.model_group_alias.items():
+        if target.model in found:
+            found[alias] = found[target.model]
+    named += [(("virtual_keys", at, "guardrails"), key.guardrails) for at, key in enumerate(settings.virtual_keys)]
+    known = {entry.name for entry in settings.guardrails}
+    for place, names in named:
+        if unknown := set(names) - known:
+            problems.append(settings.error(f"there is no guardrail {min(unknown)!r}", *place))
+    return found

@@ -21,6 +21,7 @@ from tianji_mw.stack import Stack
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from tianji_mw.config.blocks import VirtualKey as KeySettings
     from tianji_mw.config.settings import Settings
     from tianji_mw.upstream import TransportOptions
 
@@ -117,7 +118,7 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
                 user=entry.user or "",
                 models=tuple(entry.models),
                 tags=tuple(entry.tags),
-                metadata=entry.metadata,
+                metadata=_metadata(entry),
             ),
             expires=entry.expires.timestamp() if entry.expires else None,
             live=entry.key,
@@ -127,6 +128,16 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
     header = general.litellm_key_header_name or ""
     identifier = Keys(master_key=general.master_key, virtual_keys=keys, header_name=header)
     return [Middleware(Authentication, identifier=identifier, **options)]
+
+
+def _metadata(entry: KeySettings) -> Mapping[str, Any]:
+    """What the concerns read of a key: its own fields beside what is written under `metadata`."""
+    found = dict(entry.metadata)
+    if entry.guardrails:
+        found["guardrails"] = [*entry.guardrails, *(found.get("guardrails") or ())]
+    if entry.disable_global_guardrails:
+        found["disable_global_guardrails"] = True
+    return found
 
 
 def _secrets(settings: Settings, options: dict[str, Any]) -> list[Middleware]:
@@ -144,7 +155,8 @@ def _guardrails(
 ) -> list[Middleware]:
     if not settings.guardrails:
         return []
-    from tianji_mw.compose.guardrails import entries_of
+    from tianji_mw.compose.guardrails import by_model, entries_of
     from tianji_mw.guardrails.middleware import Guardrails
 
-    return [Middleware(Guardrails, checks=entries_of(settings, env, problems), **options)]
+    checks = entries_of(settings, env, problems)
+    return [Middleware(Guardrails, checks=checks, by_model=by_model(settings, problems), **options)]

@@ -74,6 +74,8 @@ class DefaultParams(Block):
     drop_params: Switch | None = None
     additional_drop_params: tuple[Name, ...] = ()
     allowed_openai_params: tuple[Name, ...] = ()
+    #: Guardrails that run on calls of this model, besides those of all calls.
+    guardrails: tuple[Name, ...] = ()
     mock_response: str | dict[str, Any] | list[Any] | None = None
     defaults: JsonForm = Field(default_factory=dict, repr=False)
     extra: FreeForm = Field(default_factory=dict)
@@ -144,16 +146,25 @@ GuardrailMode = Literal[
 ]  # fmt: skip
 
 
+GuardrailModes = Annotated[tuple[Annotated[GuardrailMode, BeforeValidator(_lower)], ...], BeforeValidator(_as_list)]
+
+
 class GuardrailSettings(Placed):
     """One entry of `guardrails`: a built-in name or the dotted path of a class, with its own options."""
 
     name: Name
     guardrail: Name
-    mode: Annotated[
-        tuple[Annotated[GuardrailMode, BeforeValidator(_lower)], ...], BeforeValidator(_as_list), Field(min_length=1)
-    ]
+    mode: GuardrailModes
+    #: Modes of calls with a tag, in place of `mode`.
+    modes_by_tag: dict[Name, GuardrailModes] = Field(default_factory=dict)
     default_on: Switch = False
     options: FreeForm = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _some_mode(self) -> GuardrailSettings:
+        if not self.mode and not self.modes_by_tag:
+            raise wrong("a guardrail needs a mode: pre_call, during_call, post_call or logging_only")
+        return self
 
     @property
     def is_custom(self) -> bool:
@@ -191,6 +202,9 @@ class VirtualKey(Placed):
     user: Name | None = None
     models: tuple[Name, ...] = ()
     tags: tuple[Name, ...] = ()
+    #: Guardrails that run on its calls, besides those of all calls; and whether those of all calls are left out.
+    guardrails: tuple[Name, ...] = ()
+    disable_global_guardrails: Switch = False
     metadata: FreeForm = Field(default_factory=dict)
     expires: Annotated[datetime, BeforeValidator(_iso), AfterValidator(_aware)] | None = None
 

@@ -50,13 +50,28 @@ def _guardrail(entry: Node, loc: Loc, errors: list[ConfigError]) -> dict[Loc, No
     options = {key: node for key, node in params.fields.items() if key not in _GUARDRAIL_KEYS}
     flat |= {key: node for key, node in params.fields.items() if key in _GUARDRAIL_KEYS and node.value is not None}
     flat["options"] = Node(dict(options), params.file, params.line, params.key)
-    mode = flat.get("mode")
-    if mode is not None and isinstance(mode.value, dict):
-        errors.append(mode.error("a mode per tag is not implemented yet", hint="give a mode or a list of modes"))
+    _modes(flat, errors)
     entry.value = flat
     for key in ("guardrail", "mode"):
         ghosts[*loc, key] = Node(None, params.file, params.line, join(params.key, key))
     return ghosts
+
+
+def _modes(flat: dict[str, Node], errors: list[ConfigError]) -> None:
+    """LiteLLM's modes per tag, `{tags: {tag: modes}, default: modes}`, apart from the modes without a tag."""
+    mode = flat.get("mode")
+    if mode is None:
+        return
+    by_tag = isinstance(mode.value, dict)
+    if by_tag:
+        unknown = sorted(mode.fields.keys() - {"tags", "default"})
+        errors += [mode.error("unknown key", hint="a mode per tag has `tags` and `default`", at=key) for key in unknown]
+        flat["mode"] = mode.child("default") or Node([], mode.file, mode.line, mode.key)
+        flat["modes_by_tag"] = mode.child("tags") or Node({}, mode.file, mode.line, mode.key)
+    if flat["mode"].value == [] and not (by_tag and flat["modes_by_tag"].fields):
+        hint = "a mode per tag has `tags` and `default`" if by_tag else ""
+        errors.append(mode.error("needs at least one mode", hint=hint))
+        flat["mode"] = Node("logging_only", mode.file, mode.line, mode.key)  # is not reported a second time
 
 
 def _unique_ids(root: Node, errors: list[ConfigError]) -> None:

@@ -56,6 +56,14 @@ def explain(error: ValidationError, places: Mapping[Loc, Node], at: Loc = ()) ->
     return [_one(node, missing, details) for (_, missing), (node, details) in by_node.items()]
 
 
+def reason(error: ValidationError) -> tuple[str, str]:
+    """What the first thing is that is wrong in a block that was not read from a file: its key, and why."""
+    detail = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(step) for step in detail["loc"])
+    expected = _EXPECTED.get(detail["type"])
+    return key, f"expected {expected}" if expected else _sentence(detail, None)[0]
+
+
 def _find(loc: Loc, places: Mapping[Loc, Node]) -> tuple[Node, Loc]:
     """The node of the longest known part of `loc`; pydantic appends its own names for members of a union."""
     end = len(loc)
@@ -82,7 +90,7 @@ def _got(node: Node, error_type: str) -> str:
     return "other text" if isinstance(node.value, str) and error_type.endswith("_parsing") else kind(node.value)
 
 
-def _sentence(detail: ErrorDetails, node: Node) -> tuple[str, str]:
+def _sentence(detail: ErrorDetails, node: Node | None) -> tuple[str, str]:
     context: dict[str, Any] = detail.get("ctx", {})
     match detail["type"]:
         case "tianji":
@@ -104,7 +112,7 @@ def _sentence(detail: ErrorDetails, node: Node) -> tuple[str, str]:
             return "this value is not valid here", ""
 
 
-def _meant(node: Node, expected: str) -> str:
+def _meant(node: Node | None, expected: str) -> str:
     names = [name.strip(" '") for name in expected.replace(" or ", ",").split(",")]
-    meant = nearest(node.value.lower(), names) if isinstance(node.value, str) else ""
+    meant = nearest(node.value.lower(), names) if node is not None and isinstance(node.value, str) else ""
     return f"did you mean {meant!r}?" if meant else ""

@@ -44,7 +44,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             order max_parallel_requests num_retries max_retries cooldown_time tags tag_regex max_budget
             budget_duration region_name silent_model mirror_percent use_in_pass_through use_litellm_proxy
             model_info merge_reasoning_content_in_choices max_file_size_mb strict_params
-            allow_fail_open prompt_id prompt_variables guardrails cache fallbacks context_window_fallbacks
+            allow_fail_open prompt_id prompt_variables cache fallbacks context_window_fallbacks
             configurable_clientside_auth_params cache_control_injection_points litellm_trace_id no-log
             litellm_system_prompt auto_router_config auto_router_config_path auto_router_default_model
             auto_router_embedding_model mock_testing_fallbacks rpd tpd {_COSTS}
@@ -72,7 +72,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             datadog_params datadog_llm_observability_params custom_prometheus_metadata_labels
             custom_prometheus_tags prometheus_metrics_config require_auth_for_metrics_endpoint
             store_audit_logs extra_spend_tag_headers disable_token_counter disable_copilot_system_to_assistant
-            skip_system_message_in_guardrail skip_tool_message_in_guardrail disable_add_prefix_to_prompt
+            disable_add_prefix_to_prompt
             disable_hf_tokenizer_download enable_loadbalancing_on_batch_endpoints public_model_groups
             public_model_groups_links drop_params_list suppress_debug_info telemetry cooldown_time
             include_cost_in_streaming_usage global_prompt_directory global_disable_no_log_param
@@ -124,7 +124,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "virtual_keys": _names("""
             duration aliases spend max_budget soft_budget budget_duration budget_limits budget_id organization_id
             project_id agent_id max_parallel_requests tpm_limit rpm_limit tpd_limit tpm_limit_type rpm_limit_type
-            model_max_budget model_rpm_limit model_tpm_limit guardrails disable_global_guardrails policies prompts
+            model_max_budget model_rpm_limit model_tpm_limit policies prompts
             enforced_params allowed_cache_controls allowed_routes permissions object_permission config
             router_settings blocked auto_rotate rotation_interval key_type
     access_group_ids end_user_budget_id
@@ -141,7 +141,7 @@ RESTRICTIONS: Final = _names("""
     access_control access_groups max_budget soft_budget budget_limits budget_id
     max_internal_user_budget max_end_user_budget
     default_max_internal_user_budget upperbound_key_generate_params tag_budget_config provider_budget_config
-    team_id duration tpm_limit rpm_limit tpd_limit model_max_budget model_rpm_limit model_tpm_limit guardrails policies
+    team_id duration tpm_limit rpm_limit tpd_limit model_max_budget model_rpm_limit model_tpm_limit policies
     policy_attachments enforced_params permissions object_permission blocked key_type
     access_group_ids end_user_budget_id
     turn_off_message_logging redact_user_api_key_info redact_messages_in_exceptions role_permissions

@@ -65,11 +65,22 @@ class BehaviourSettings(Block):
     """`litellm_settings`: how calls behave and what is logged."""
 
     drop_params: Switch = False
+    #: For guardrails that do not say it themselves.
+    skip_system_message_in_guardrail: Switch | None = None
+    skip_tool_message_in_guardrail: Switch | None = None
     request_timeout: Seconds = 600.0
     json_logs: Switch = False
     set_verbose: Switch = False
     #: False switches the check of upstream certificates off; text is the path of a CA bundle.
     ssl_verify: Annotated[bool | Name, BeforeValidator(as_switch)] = True
+
+    @property
+    def guardrail_defaults(self) -> dict[str, bool]:
+        """What guardrails do that do not say it themselves."""
+        return {
+            "skip_system_message_in_guardrail": self.skip_system_message_in_guardrail or False,
+            "skip_tool_message_in_guardrail": self.skip_tool_message_in_guardrail or False,
+        }
 
 
 class GeneralSettings(Block):

@@ -13,12 +13,15 @@ from typing import ClassVar, Final, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from tianji_mw.apis.base import JSON
+from tianji_mw.apis.tools import Tool
 from tianji_mw.call import Call
 from tianji_mw.runtime import Runtime
 
 Side = Literal["input", "output"]
-#: How a stream waits for a check: not at all, for the last characters, or until its end.
-Release = Literal["audit", "window", "whole"]
+#: What is judged of a side: what was said, or the tools that are offered and called.
+Subject = Literal["texts", "tools"]
+#: How a stream waits for a check: not at all, for the last characters, for whole sentences, or until its end.
+Release = Literal["audit", "window", "sentence", "whole"]
 
 
 class Span(NamedTuple):
@@ -83,11 +86,14 @@ class Guardrail(BaseModel):
 
     #: Which texts it is asked about.
     sides: ClassVar[frozenset[Side]] = frozenset({"input", "output"})
+    #: What it is asked about on them.
+    subjects: ClassVar[frozenset[Subject]] = frozenset({"texts"})
     #: Length in characters of the longest thing it can recognise: that much of a stream is held back.
     window: ClassVar[int] = 64
 
     #: How streams wait for it: `window` asks it about each part as it comes and holds the last characters back, `whole`
-    #: asks it once, at the end, before anything leaves; `audit` asks it and lets everything leave meanwhile.
+    #: asks it once, at the end, before anything leaves; `sentence` asks it about each sentence, which waits for it;
+    #: `audit` asks it and lets everything leave meanwhile.
     release: ClassVar[Release] = "window"
     #: Environment variables that fill a field which the config leaves out, in this order.
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -99,10 +105,11 @@ class Guardrail(BaseModel):
     #: Seconds that one check may take; one that takes longer has failed.
     timeout_s: float = Field(default=10.0, gt=0, le=600)
 
-    def runs_on(self, side: Side) -> bool:
-        """Whether it is configured for, and able to judge, this side."""
+    def runs_on(self, side: Side, mode: tuple[str, ...] | None = None) -> bool:
+        """Whether it is configured for, and able to judge, this side; `mode` in place of its own."""
         modes = ("pre_call", "during_call", "logging_only") if side == "input" else ("post_call", "logging_only")
-        return side in self.sides and any(mode in self.mode for mode in modes)
+        given = self.mode if mode is None else mode
+        return side in self.sides and any(one in given for one in modes)
 
     async def start(self, runtime: Runtime) -> None:
         """Open what the check needs; raise SetupError to stop the start."""
@@ -120,3 +127,10 @@ class Guardrail(BaseModel):
         Raises GuardrailFailed when it cannot decide; any other exception counts as such.
         """
         return [await self.check(one.text, call) for one in said]
+
+    async def judge_tools(self, tools: Sequence[Tool], side: Side, call: Call) -> Sequence[Verdict]:
+        """One verdict for each tool that a request offers (input) or an answer calls (output), in their order.
+
+        `block` ends the call. `mask` with one span takes the tool away, and the model says its replacement instead.
+        """
+        raise NotImplementedError

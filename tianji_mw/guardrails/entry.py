@@ -1,67 +1,74 @@
-"""One configured guardrail: the check, its name, and what happens when it fails; and the record of each of its runs."""
+"""One configured guardrail: the check, its name, on which calls it runs, and what happens when it fails."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tianji_mw.guardrails.base import Guardrail, Release, Side
+from tianji_mw.breaker import Breaker
+from tianji_mw.guardrails.base import Guardrail, Release, Said, Side, Subject
 
 #: Which failures of a check let the content pass: none, an unreachable service, or all.
 FailOpen = Literal["never", "unreachable", "always"]
-Status = Literal["success", "guardrail_intervened", "guardrail_failed_to_respond"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """A guardrail of the config. `always`: on every call; otherwise only where a request, key or team names it."""
+    """A guardrail of the config. `always`: on every call; otherwise where a request, key, team or model names it."""
 
     check: Guardrail
     name: str
     always: bool = True
+    #: Teams, and keys by their alias, on whose calls it always runs.
+    teams: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
     fail_open: FailOpen = "never"
     #: Further attempts after a failure.
     retries: int = 0
+    #: Keeps calls away from a check that cannot be reached.
+    breaker: Breaker = field(default_factory=Breaker)
     #: Its verdicts are recorded and change nothing.
     dry_run: bool = False
     #: How a stream waits for it; None for what the check itself says.
     release: Release | None = None
+    #: Its modes, where they are not those of the check.
+    modes: tuple[str, ...] | None = None
+    #: Modes of calls with a tag, instead of its own.
+    modes_by_tag: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Texts of these roles in requests are not shown to it.
+    skip_roles: frozenset[str] = frozenset()
+    #: Of a request it sees the newest text of a user alone.
+    newest_only: bool = False
+
+    def __post_init__(self) -> None:
+        modes = self.check.mode if self.modes is None else self.modes
+        if modes and set(modes) == {"logging_only"}:
+            object.__setattr__(self, "dry_run", True)
 
     @property
     def waits(self) -> Release:
         """How a stream waits for it."""
         return "audit" if self.dry_run and self.release is None else self.release or self.check.release
 
+    def runs_on(self, side: Side, subject: Subject = "texts") -> bool:
+        """Whether it judges the texts, or the tools, of this side."""
+        return subject in self.check.subjects and self.check.runs_on(side, self.modes)
+
+    def with_tags(self, tags: Iterable[str]) -> Entry:
+        """The entry as it is on calls with these tags."""
+        found = [mode for tag in tags for mode in self.modes_by_tag.get(tag, ())]
+        return replace(self, modes=tuple(dict.fromkeys(found))) if found else self
+
     def lets_pass(self, *, unreachable: bool) -> bool:
         """Whether the content goes on although the check has failed."""
         return self.dry_run or self.fail_open == "always" or (unreachable and self.fail_open == "unreachable")
 
-
-@dataclass(slots=True, kw_only=True)
-class Run:
-    """What one guardrail did on one side of a call, all its questions together. It holds no text."""
-
-    guardrail: str
-    side: Side
-    status: Status = "success"
-    #: What it found: of a block, or of pieces that were replaced.
-    category: str = ""
-    dry_run: bool = False
-    #: Questions, and those without a verdict. A stream asks about each of its parts.
-    asked: int = 0
-    failed: int = 0
-    #: Time that it took, and characters that it was asked about. On streams a character may count twice.
-    duration_ns: int = 0
-    characters: int = 0
-    masked: dict[str, int] = field(default_factory=dict)
-
-
-class Runs(dict[tuple[str, Side], Run]):
-    """All runs of one call by name and side: `call.note(Runs)`."""
-
-    def of(self, entry: Entry, side: Side) -> Run:
-        """The run of this guardrail on this side."""
-        run = self.get((entry.name, side))
-        if run is None:
-            run = self[entry.name, side] = Run(guardrail=entry.name, side=side, dry_run=entry.dry_run)
-        return run
+    def looks_at(self, said: Sequence[Said], side: Side) -> Sequence[int] | None:
+        """Which texts it is shown, by their places; None for all of them."""
+        if side == "output" or not (self.skip_roles or self.newest_only):
+            return None
+        places = [at for at, one in enumerate(said) if one.role not in self.skip_roles]
+        if self.newest_only:
+            places = [at for at in places if said[at].role == "user"][-1:]
+        return places

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import cast
 
+from tianji_mw.apis.tools import Tool
 from tianji_mw.call import Call
 from tianji_mw.errors import Blocked, GuardrailUnavailable, TianjiError
 from tianji_mw.guardrails.base import ALLOW, GuardrailFailed, Said, Side, Span, Verdict
-from tianji_mw.guardrails.entry import Entry, Run, Runs
+from tianji_mw.guardrails.entry import Entry
+from tianji_mw.guardrails.runs import Run, Runs
+
+#: What is asked about: texts, or tools.
+Asked = Sequence[Said] | Sequence[Tool]
 
 log = logging.getLogger("tianji_mw.guardrails")
 
 
-async def judge(entries: Sequence[Entry], said: Sequence[Said], side: Side, call: Call) -> list[list[Span]]:
-    """Pieces to be replaced in each text, in the order of the entries.
+async def judge(
+    entries: Sequence[Entry], said: Asked, side: Side, call: Call, fresh: int | None = None
+) -> list[list[Span]]:
+    """Pieces to be replaced in each text, in the order of the entries. `fresh`: how many characters are new in them.
 
     Raises Blocked, and GuardrailUnavailable for a check that failed. Where several would end the call, the first does.
     """
     if not entries or not said:
         return [[] for _ in said]
     if len(entries) == 1:
-        answers: list[Sequence[Verdict] | BaseException] = [await _ask(entries[0], said, side, call)]
+        answers: list[Sequence[Verdict] | BaseException] = [await _ask(entries[0], said, side, call, fresh)]
     else:
-        asked = (_ask(entry, said, side, call) for entry in entries)
+        asked = (_ask(entry, said, side, call, fresh) for entry in entries)
         answers = list(await asyncio.gather(*asked, return_exceptions=True))
     spans: list[list[Span]] = [[] for _ in said]
     for entry, verdicts in zip(entries, answers, strict=True):
@@ -43,12 +51,26 @@ async def judge(entries: Sequence[Entry], said: Sequence[Said], side: Side, call
     return spans
 
 
-async def _ask(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+async def _ask(entry: Entry, said: Asked, side: Side, call: Call, fresh: int | None) -> Sequence[Verdict]:
+    places = None if isinstance(said[0], Tool) else entry.looks_at(cast("Sequence[Said]", said), side)
+    if places is None:
+        return await _ask_about(entry, said, side, call, fresh)
+    verdicts = [ALLOW] * len(said)
+    if places:
+        answers = await _ask_about(entry, [cast("Said", said[at]) for at in places], side, call, None)
+        for at, verdict in zip(places, answers, strict=True):
+            verdicts[at] = verdict
+    return verdicts
+
+
+async def _ask_about(entry: Entry, said: Asked, side: Side, call: Call, fresh: int | None) -> Sequence[Verdict]:
     clock = call.runtime.clock
     run = call.note(Runs).of(entry, side)
     run.asked += 1
+    characters = 0
     for one in said:
-        run.characters += len(one.text)
+        characters += len(one.text)
+    run.characters += characters
     began = clock()
     try:
         verdicts = await _attempts(entry, said, side, call)
@@ -59,6 +81,7 @@ async def _ask(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Se
         raise
     finally:
         run.duration_ns += clock() - began
+    run.scanned += characters if fresh is None else fresh
     for verdict in verdicts:
         if verdict.blocked or verdict.spans:
             _found(run, verdict)
@@ -74,11 +97,16 @@ def _found(run: Run, verdict: Verdict) -> None:
         run.masked[span.label] = run.masked.get(span.label, 0) + 1
 
 
-async def _attempts(entry: Entry, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+async def _attempts(entry: Entry, said: Asked, side: Side, call: Call) -> Sequence[Verdict]:
+    runtime, breaker = call.runtime, entry.breaker
     for attempt in range(entry.retries + 1):
+        if breaker.open and not breaker.allows(runtime.clock()):
+            failure = GuardrailFailed("it could not be reached lately, and is left alone for a while", unreachable=True)
+            break
         try:
-            with call.runtime.alarms.within(entry.check.timeout_s):
-                verdicts = await entry.check.judge(said, side, call)
+            with runtime.alarms.within(entry.check.timeout_s):
+                verdicts = await _question(entry, said, side, call)
+            _answered(entry, call)
             return _checked(verdicts, len(said))
         except TimeoutError:
             failure = GuardrailFailed(f"no verdict within {entry.check.timeout_s:g} s", unreachable=True)
@@ -90,9 +118,28 @@ async def _attempts(entry: Entry, said: Sequence[Said], side: Side, call: Call) 
             # Plugin failsafe. Only the kind of fault is told: its text may quote what was checked.
             log.debug("the guardrail %s failed", entry.name, exc_info=True)
             failure = GuardrailFailed(type(error).__name__)
+        if failure.unreachable:
+            breaker.failed(runtime.clock())
+            if breaker.open:
+                runtime.report(f"guardrail {entry.name}", "it cannot be reached")
+        else:
+            _answered(entry, call)
         if attempt < entry.retries:
-            call.runtime.count("guardrail_retries", entry.name)
+            runtime.count("guardrail_retries", entry.name)
     raise failure
+
+
+def _question(entry: Entry, said: Asked, side: Side, call: Call) -> Awaitable[Sequence[Verdict]]:
+    if isinstance(said[0], Tool):
+        return entry.check.judge_tools(cast("Sequence[Tool]", said), side, call)
+    return entry.check.judge(cast("Sequence[Said]", said), side, call)
+
+
+def _answered(entry: Entry, call: Call) -> None:
+    """It can be reached, whatever it says."""
+    if entry.breaker.open:
+        call.runtime.report(f"guardrail {entry.name}", "")
+    entry.breaker.succeeded()
 
 
 def _checked(verdicts: object, count: int) -> Sequence[Verdict]:

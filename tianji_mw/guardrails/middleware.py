@@ -6,20 +6,22 @@ read is refused, and counted: an answer that nobody could check is not delivered
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
-from tianji_mw.apis.base import JSON
 from tianji_mw.call import Call
 from tianji_mw.driver import LayerOptions, LLMMiddleware
-from tianji_mw.errors import Blocked, InvalidRequest
+from tianji_mw.errors import Blocked
 from tianji_mw.frames import Frame
 from tianji_mw.guardrails.base import Guardrail, Said
+from tianji_mw.guardrails.choose import Choice
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.judge import judge
 from tianji_mw.guardrails.release import Scan, Window
 from tianji_mw.guardrails.rewrite import put, replaced
+from tianji_mw.guardrails.runs import Run, Runs
+from tianji_mw.guardrails.tools import ToolGate, judge_offers
 from tianji_mw.runtime import Runtime
 from tianji_mw.taps import Batch
 
@@ -30,17 +32,31 @@ if TYPE_CHECKING:
 class _Chosen:
     """What runs on one call, and the part of its answer that is held back."""
 
-    __slots__ = ("at_end", "entries", "live", "window")
+    __slots__ = ("_output", "at_end", "by_sentence", "entries", "gate", "left", "live", "window")
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = entries
-        output = [entry for entry in entries if entry.check.runs_on("output")]
-        #: Asked about each part of a stream as it comes, and at its end about all of it.
-        self.live = [entry for entry in output if entry.waits != "whole"]
+        output = self._output = [entry for entry in entries if entry.runs_on("output")]
+        #: Asked about each part of a stream as it comes; about each sentence; at its end about all of it.
+        self.live = [entry for entry in output if entry.waits in ("audit", "window")]
+        self.by_sentence = [entry for entry in output if entry.waits == "sentence"]
         self.at_end = [entry for entry in output if entry.waits == "whole"]
+        size = max((entry.check.window for entry in output if entry.waits != "whole"), default=0)
         hold = max((entry.check.window for entry in self.live if entry.waits == "window"), default=0)
-        size = max((entry.check.window for entry in self.live), default=0)
-        self.window = Window(size, "all" if self.at_end else hold)
+        self.window = Window(size, "all" if self.at_end else hold, sentences=bool(self.by_sentence))
+        self.gate = ToolGate.of(entries)
+        #: Characters of the answer that have left.
+        self.left = 0
+
+    @property
+    def judges_answers(self) -> bool:
+        """Whether anything looks at the answer."""
+        return bool(self._output) or self.gate is not None
+
+    def runs(self, call: Call) -> list[Run]:
+        """The records of what judges the answer."""
+        runs = call.note(Runs)
+        return [runs.of(entry, "output") for entry in self._output]
 
 
 class _OfCall(dict["Guardrails", _Chosen]):
@@ -51,18 +67,26 @@ class Guardrails(LLMMiddleware):
     """Blocks requests and answers on a guardrail's word, or replaces pieces of them.
 
     >>> app.add_middleware(Guardrails, checks=[NoCodename()])       # doctest: +SKIP
+
+    `by_model`: names of guardrails that run on calls of a model, by its name, which may hold `*`.
     """
 
     phase: ClassVar[int] = 600
     order_reason: ClassVar[str] = "what it lets through must already be checked"
 
-    def __init__(self, app: ASGIApp, *, checks: Sequence[Guardrail | Entry], **options: Unpack[LayerOptions]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        checks: Sequence[Guardrail | Entry],
+        by_model: Mapping[str, Sequence[str]] | None = None,
+        **options: Unpack[LayerOptions],
+    ) -> None:
         super().__init__(app, **options)
         self._entries = [
             check if isinstance(check, Entry) else Entry(check=check, name=type(check).__name__) for check in checks
         ]
-        self._names = {entry.name for entry in self._entries}
-        self._always = [entry for entry in self._entries if entry.always]
+        self._choice = Choice(self._entries, by_model or {})
 
     async def start(self, runtime: Runtime) -> None:
         for entry in self._entries:
@@ -74,13 +98,14 @@ class Guardrails(LLMMiddleware):
                 stack.push_async_callback(entry.check.aclose)
 
     async def on_request(self, call: Call) -> None:
-        chosen = call.note(_OfCall)[self] = _Chosen(self._choose(call))
+        chosen = call.note(_OfCall)[self] = _Chosen(self._choice(call))
         if chosen.entries:
             names = ",".join(entry.name for entry in chosen.entries).encode("ascii", "replace").decode()
             for header in ("x-litellm-applied-guardrails", "x-tianji-applied-guardrails"):
                 before = call.response_headers.get(header)
                 call.response_headers[header] = f"{before},{names}" if before else names
-        entries = [entry for entry in chosen.entries if entry.check.runs_on("input")]
+        await judge_offers(chosen.entries, call)
+        entries = [entry for entry in chosen.entries if entry.runs_on("input")]
         if not entries:
             return
         if field := call.api.unreadable(call.request):
@@ -91,22 +116,14 @@ class Guardrails(LLMMiddleware):
         for part, spans in zip(parts, found, strict=True):
             if spans:
                 put(call.edit(), part.path, replaced(part.text, spans))
-
-    def _choose(self, call: Call) -> list[Entry]:
-        """The entries that run: always, or named by the request or its key."""
-        asked = set(_named(call.request.get("guardrails")))
-        if unknown := asked - self._names:
-            text = f"There is no guardrail '{min(unknown)[:100]}'."
-            raise InvalidRequest(text, param="guardrails", code="unknown_guardrail")
-        if call.identity is not None:
-            asked |= set(_named(call.identity.metadata.get("guardrails")))
-        if not asked:
-            return self._always
-        return [entry for entry in self._entries if entry.always or entry.name in asked]
+        runs, characters = call.note(Runs), sum(len(part.text) for part in parts)
+        for entry in entries:
+            left_out = "the config leaves texts out" if entry.skip_roles or entry.newest_only else ""
+            runs.of(entry, "input").went_on(characters, left_out)
 
     async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
         chosen = call.note(_OfCall).get(self)
-        if chosen is None or not (chosen.live or chosen.at_end) or not call.api.buffered:
+        if chosen is None or not chosen.judges_answers or not call.api.buffered:
             return batch.frames
         if batch.form == "opaque" and batch.status >= 400:
             return batch.frames  # an error page of the wrapped app: no model wrote it
@@ -115,21 +132,23 @@ class Guardrails(LLMMiddleware):
                 call.runtime.count("unscannable_frames", call.api.name)
                 raise Blocked("The answer holds content that the guardrails cannot read.")
         window, last = chosen.window, batch.last
-        await self._judge(chosen.live, window, window.add(batch.frames), call, last=last)
+        scans = window.add(batch.frames if chosen.gate is None else await chosen.gate.through(batch, call))
+        await self._judge(chosen.live, window, scans, call, last=last, fresh=window.added)
+        if chosen.by_sentence:
+            sentences, fresh = window.sentences(last=last)
+            await self._judge(chosen.by_sentence, window, sentences, call, last=True, fresh=fresh)
         if last and chosen.at_end:
-            await self._judge(chosen.at_end, window, window.everything(), call, last=last)
-        return chosen.window.release(last=batch.last)
+            everything = window.everything()
+            await self._judge(chosen.at_end, window, everything, call, last=last, fresh=window.held)
+        frames, left = window.release(last=last), window.left
+        for run in chosen.runs(call) if left != chosen.left else ():
+            run.went_on(left - chosen.left)
+        chosen.left = left
+        return frames
 
     async def _judge(
-        self, entries: Sequence[Entry], window: Window, scans: Sequence[Scan], call: Call, *, last: bool
+        self, entries: Sequence[Entry], window: Window, scans: Sequence[Scan], call: Call, *, last: bool, fresh: int
     ) -> None:
-        found = await judge(entries, [Said(scan.text, "assistant") for scan in scans], "output", call)
+        found = await judge(entries, [Said(scan.text, "assistant") for scan in scans], "output", call, fresh)
         if any(found) and not window.replace(scans, found, last=last):
             raise Blocked("The answer holds content that has to be replaced, and cannot be where it stands.")
-
-
-def _named(value: JSON) -> list[str]:
-    """Names in a `guardrails` list: texts, or mappings by name."""
-    if not isinstance(value, list | tuple):
-        return []
-    return [name for item in value for name in (item if isinstance(item, dict) else [item]) if isinstance(name, str)]

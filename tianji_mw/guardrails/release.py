@@ -10,19 +10,14 @@ has to be replaced is replaced in the frames that are still here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
-from tianji_mw.apis.base import JSON
 from tianji_mw.frames import Frame
 from tianji_mw.guardrails.base import Span
+from tianji_mw.guardrails.joined import Channel, Joined, Piece, pieces
 from tianji_mw.guardrails.rewrite import merged, put
 
-Channel = tuple[str | int, ...]
-Path = tuple[str | int, ...]
-
-#: Members that number the things of which a stream consists, in the APIs that stream.
-_NUMBERS: Final = ("index", "output_index", "content_index", "summary_index")
 #: The channel of everything together.
 _ALL: Channel = ()
 
@@ -32,76 +27,27 @@ class Scan(NamedTuple):
 
     text: str
     channels: Sequence[Channel]
-
-
-class _Piece:
-    """A string of a frame that is held; of the channel of everything it is no single string, and has no path."""
-
-    __slots__ = ("frame", "path", "text")
-
-    def __init__(self, frame: Frame, path: Path | None, text: str) -> None:
-        self.frame = frame
-        self.path = path
-        self.text = text
-
-
-class _Joined:
-    """What a client joins to one text: the last characters that have left, and the pieces that are held."""
-
-    __slots__ = ("held", "tail")
-
-    def __init__(self) -> None:
-        self.tail = ""
-        self.held: deque[_Piece] = deque()
-
-    def end(self, length: int) -> str:
-        """The last characters; of a stream that is held whole no more of it is touched than that."""
-        parts: list[str] = []
-        for piece in reversed(self.held):
-            if length <= 0:
-                break
-            parts.append(piece.text[-length:])
-            length -= len(piece.text)
-        if length > 0:
-            parts.append(self.tail[-length:])
-        return "".join(reversed(parts))
-
-    def place(self, text: str, span: Span) -> int:
-        """Where a piece of `text`, the end of all that is here, begins."""
-        return len(self.tail) + sum(len(piece.text) for piece in self.held) - len(text) + span.start
-
-    def replace(self, text: str, spans: Iterable[Span]) -> set[Frame] | None:
-        """Replace pieces of `text`, its end, in what is held; the frames that changed, or None when it has left."""
-        changed: set[Frame] = set()
-        base = self.place(text, Span(0, 0, ""))
-        for span in reversed(merged(spans, len(text))):
-            start, end = base + span.start, base + span.end
-            if start < len(self.tail):
-                return None
-            new = span.replacement if span.replacement is not None else f"[{span.label}]"
-            at = len(self.tail)
-            for piece in self.held:
-                first, last = max(start - at, 0), min(end - at, len(piece.text))
-                at += len(piece.text)
-                if first < last:
-                    piece.text = piece.text[:first] + new + piece.text[last:]
-                    new = ""
-                    changed.add(piece.frame)
-        return changed
+    #: Characters that have come behind the text, which is then not the end of the channel.
+    behind: int = 0
 
 
 class Window:
-    """Holds the last `hold` characters of one stream back, or all of it; checks look back `size` characters."""
+    """Holds the last `hold` characters of one stream back, or all of it; checks look back `size` characters.
 
-    __slots__ = ("_held", "_held_chars", "_hold", "_joined", "_open", "_size")
+    With `sentences`, what belongs to a sentence that is not complete is held back as well.
+    """
 
-    def __init__(self, size: int, hold: int | Literal["all"] | None = None) -> None:
+    __slots__ = ("_held", "_hold", "_joined", "_open", "_sentences", "_size", "added", "held", "left")
+
+    def __init__(self, size: int, hold: int | Literal["all"] | None = None, *, sentences: bool = False) -> None:
         self._size = size
         self._hold = size if hold is None else hold
+        self._sentences = sentences
+        #: Characters of the frames that came last, that are held, that have left.
+        self.added = self.held = self.left = 0
         #: Frames, the lengths of their texts, and the channels that they belong to.
         self._held: deque[tuple[Frame, int, list[Channel]]] = deque()
-        self._held_chars = 0
-        self._joined: dict[Channel, _Joined] = {}
+        self._joined: dict[Channel, Joined] = {}
         #: Pieces at the end of a channel's text, which may go on: they are replaced when more is known, or when they
         #: would leave.
         self._open: dict[Channel, tuple[str, list[Span]]] = {}
@@ -109,19 +55,33 @@ class Window:
     def add(self, frames: Iterable[Frame]) -> list[Scan]:
         """Take frames in; the texts to check before anything is released: the new parts with what stood before them."""
         added: dict[Channel, int] = {}
+        before = self.held
         for frame in frames:
             text = frame.text
             found = [(_ALL, None, text), *pieces(frame.data, text)] if text else []
             self._held.append((frame, len(text), [channel for channel, _, _ in found]))
-            self._held_chars += len(text)
+            self.held += len(text)
             for channel, path, piece in found:
-                self._joined.setdefault(channel, _Joined()).held.append(_Piece(frame, path, piece))
+                self._joined.setdefault(channel, Joined()).held.append(Piece(frame, path, piece))
                 added[channel] = added.get(channel, 0) + len(piece)
+        self.added = self.held - before
         scans: dict[str, list[Channel]] = {}
         for channel, length in added.items():
             self._open.pop(channel, None)
             scans.setdefault(self._joined[channel].end(self._size + length), []).append(channel)
         return [Scan(text, channels) for text, channels in scans.items()]  # one, as nearly always, for one channel
+
+    def sentences(self, *, last: bool) -> tuple[list[Scan], int]:
+        """Sentences that are complete now, with what stood before them, and how many characters are new in them."""
+        scans: dict[tuple[str, int], list[Channel]] = {}
+        new: dict[Channel, int] = {}
+        for channel, joined in self._joined.items():
+            text, behind, new[channel] = joined.sentences(self._size, last=last)
+            if text:
+                scans.setdefault((text, behind), []).append(channel)
+        together = new.pop(_ALL, 0)
+        fresh = sum(new.values()) or together
+        return [Scan(text, channels, behind) for (text, behind), channels in scans.items()], fresh
 
     def everything(self) -> list[Scan]:
         """The whole texts of a stream of which nothing has left."""
@@ -142,7 +102,7 @@ class Window:
             for channel in scan.channels if spans else ():
                 if later:
                     self._open[channel] = (scan.text, later)
-                frames = self._joined[channel].replace(scan.text, now) if now else set()
+                frames = self._joined[channel].replace(scan.text, now, scan.behind) if now else set()
                 if frames is None:
                     return False
                 if now and later:  # the text has another length now
@@ -172,17 +132,24 @@ class Window:
                 if channel != _ALL and changed:
                     self._write(changed)
 
+    def _waits(self, length: int, channels: Sequence[Channel]) -> bool:
+        """Whether the first frame stays."""
+        if self._hold == "all" or (self.held - length < self._hold and (length or self.held)):
+            return True
+        own = channels[1:] or channels  # what it adds to everything counts where it adds to nothing else
+        return self._sentences and not all(self._joined[channel].held[0].judged for channel in own)
+
     def release(self, *, last: bool) -> list[Frame]:
         """Frames that may leave: all of them at the end, else those with a full window behind them."""
         out: list[Frame] = []
         while self._held:
             frame, length, channels = self._held[0]
-            behind = self._held_chars - length
-            if not last and (self._hold == "all" or (behind < self._hold and (length or self._held_chars))):
+            if not last and self._waits(length, channels):
                 break
             self._settle(channels)
             self._held.popleft()
-            self._held_chars = behind
+            self.held -= length
+            self.left += length
             for channel in channels:
                 joined = self._joined[channel]
                 tail = joined.tail + joined.held.popleft().text
@@ -208,20 +175,3 @@ def _moved(spans: list[Span]) -> list[Span]:
     """The same pieces of a text that begins with the first of them."""
     start = min(span.start for span in spans)
     return [span._replace(start=span.start - start, end=span.end - start) for span in spans]
-
-
-def pieces(data: JSON, text: str) -> Iterator[tuple[Channel, Path, str]]:
-    """The strings in a frame that are part of its text: whose continuation each is, where it stands, and itself."""
-    root = tuple(data[name] for name in _NUMBERS if isinstance(data.get(name), int)) if isinstance(data, dict) else ()
-    waiting: list[tuple[Channel, Path, JSON]] = [(("", *root), (), data)]
-    while waiting:
-        channel, path, value = waiting.pop()
-        if isinstance(value, str):
-            if value and value in text:
-                yield channel, path, value
-        elif isinstance(value, dict):
-            waiting.extend(((*channel, key), (*path, key), item) for key, item in value.items())
-        elif isinstance(value, list):
-            for at, item in enumerate(value):
-                number = item.get("index") if isinstance(item, dict) else None
-                waiting.append(((*channel, number if isinstance(number, int) else at), (*path, at), item))

@@ -83,7 +83,7 @@ ERRORS = [
     ("guardrails:\n- guardrail_name: g\n  litellm_params: {guardrail: g, mode: []}", 3,
      "guardrails[0].litellm_params.mode", "at least one", ""),
     ("guardrails:\n- guardrail_name: g\n  litellm_params: {guardrail: g, mode: {tags: {}}}", 3,
-     "guardrails[0].litellm_params.mode", "per tag is not implemented yet", "list of modes"),
+     "guardrails[0].litellm_params.mode", "at least one", "`tags` and `default`"),
     ("virtual_keys:\n- {alias: a}", 2, "virtual_keys[0]", "either `key` or `key_sha256`", ""),
     ("virtual_keys:\n- {key: sk-a, key_sha256: " + "ab" * 32 + "}", 2, "virtual_keys[0]", "one of the two", ""),
     ("virtual_keys:\n- {key_sha256: abc}", 2, "virtual_keys[0].key_sha256", "64 hexadecimal digits", ""),

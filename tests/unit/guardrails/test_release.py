@@ -72,3 +72,32 @@ def test_what_goes_on_is_replaced_as_a_whole(words: list[str], data: st.DataObje
     token = r"k-[0-9]{1,4}"
     out = run([(0, part) for part in parts], data.draw(st.integers(1, 3)), token)
     assert out == {0: re.sub(token, "[W]", text), 1: ""}
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.text(alphabet="ab. \n", max_size=6), max_size=12),
+    st.lists(st.text(alphabet="ab. \n", max_size=6), max_size=12),
+    st.data(),
+)
+def test_nothing_of_a_bad_sentence_leaves(before: list[str], after: list[str], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(WORD)))
+    batch = data.draw(st.integers(1, 3))
+    texts = [*before, WORD[:cut], WORD[cut:], *after]
+    call = call_over([])
+    window, left, bad = Window(0, sentences=True), "", False
+    frames = [event(call, text, 0) for text in texts]
+    for start in range(0, len(frames) + 1, batch):
+        last = start + batch > len(frames)
+        window.add(frames[start : start + batch])
+        scans, _ = window.sentences(last=last)
+        bad = bad or any(WORD in scan.text for scan in scans)
+        if bad:
+            break
+        for frame in window.release(last=last):
+            left += frame.text
+    assert bad
+    head, _, _ = "".join(texts).partition(WORD)
+    assert head.startswith(left)
+    sentence = re.split(r"(?<=\.)\s|\n", head)[-1]
+    assert len(left) <= len(head) - len(sentence.rstrip(". "))

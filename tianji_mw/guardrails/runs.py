@@ -1,0 +1,55 @@
+"""What guardrails did on one call: the record that proves what was checked. It holds no text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from tianji_mw.guardrails.base import Side
+
+if TYPE_CHECKING:
+    from tianji_mw.guardrails.entry import Entry
+
+Status = Literal["success", "guardrail_intervened", "guardrail_failed_to_respond"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What one guardrail did on one side of a call, all its questions together."""
+
+    guardrail: str
+    side: Side
+    status: Status = "success"
+    #: What it found: of a block, or of pieces that were replaced.
+    category: str = ""
+    dry_run: bool = False
+    #: Questions, and those without a verdict. A stream asks about each of its parts.
+    asked: int = 0
+    failed: int = 0
+    #: Time that it took, and characters that it was asked about. On streams a character may count twice.
+    duration_ns: int = 0
+    characters: int = 0
+    #: Characters of this side that it has given a verdict about, each counted once.
+    scanned: int = 0
+    #: Characters that went on, to the model or to the client, counted as they were before any replacement.
+    delivered: int = 0
+    #: Why characters went on that it has not judged; empty when there are none.
+    unscanned: str = ""
+    masked: dict[str, int] = field(default_factory=dict)
+
+    def went_on(self, characters: int, reason: str = "") -> None:
+        """These characters have left on this side. More of them than were judged need a reason."""
+        self.delivered += characters
+        if self.delivered > self.scanned and not self.unscanned:
+            self.unscanned = reason or ("it failed, and may" if self.failed else "it is not waited for")
+
+
+class Runs(dict[tuple[str, Side], Run]):
+    """All runs of one call by name and side: `call.note(Runs)`."""
+
+    def of(self, entry: Entry, side: Side) -> Run:
+        """The run of this guardrail on this side."""
+        run = self.get((entry.name, side))
+        if run is None:
+            run = self[entry.name, side] = Run(guardrail=entry.name, side=side, dry_run=entry.dry_run)
+        return run
