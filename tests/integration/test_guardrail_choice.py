@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -14,7 +15,7 @@ from tianji_mw.call import Call
 from tianji_mw.compose import compose
 from tianji_mw.config import loads
 from tianji_mw.errors import ConfigErrors
-from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Said, Side, Verdict, block, mask
+from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Release, Said, Side, Verdict, block, mask
 from tianji_mw.guardrails.base import Span as Piece
 from tianji_mw.guardrails.runs import Runs
 from tianji_mw.testing import FakeLLM, Reply, drive
@@ -209,6 +210,72 @@ async def test_a_breaker_may_be_switched_off(llm: FakeLLM, serve: Serve) -> None
     for _ in range(8):
         assert (await drive(app, request("hi"))).status == 503
     assert app.ends[-1].runtime.counts["asked", "away"] == 8
+
+
+class Slow(Guardrail):
+    """Like a service: it takes its time, and is asked once."""
+
+    release: ClassVar[Release] = "whole"
+
+    pause_s: float = 0.0
+
+    async def judge(self, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+        call.runtime.count("asked", side)
+        await asyncio.sleep(self.pause_s)
+        call.runtime.count("answered", side)
+        return [
+            block("bad") if "bad" in one.text else mask(Piece(0, 1, "A")) if "Ada" in one.text else ALLOW
+            for one in said
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_during_the_call_the_answer_waits_and_the_request_does_not(
+    llm: FakeLLM, serve: Serve, stream: bool
+) -> None:
+    app = await served(serve, config(llm.url, entry("it", Slow, mode="during_call", pause_s=0.2)))
+    for text, status in (("good", 200), ("bad", 400), ("I am Ada", 400)):
+        llm.replies.append(Reply.events(*stream_of("fine")) if stream else answer("fine"))
+        before = len(llm.requests)
+        driven = await drive(app, request(text, stream=stream))
+        assert (driven.status, b"fine" in driven.body) == (status, status == 200), text
+        assert len(llm.requests) == before + 1
+        (run,) = app.ends[-1].note(Runs).values()
+        assert run.scanned == run.delivered == len(text)  # it went to the model, whatever the verdict
+
+
+async def test_during_the_call_nobody_waits_for_a_verdict_that_is_not_needed(llm: FakeLLM, serve: Serve) -> None:
+    checks = [entry("slow", Slow, mode="during_call", pause_s=20), entry("birds", NoBird, mode="pre_call")]
+    app = await served(serve, config(llm.url, *checks))
+    assert (await drive(app, request("bluebird"))).status == 400
+    assert ("answered", "input") not in app.ends[-1].runtime.counts
+    assert llm.requests == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_only_logs_runs_beside_the_call(llm: FakeLLM, serve: Serve, stream: bool) -> None:
+    app = await served(serve, config(llm.url, entry("it", Slow, mode="logging_only", pause_s=0.05)))
+    parts = ["a bad ", "word ", "or two"]
+    llm.replies.append(Reply.events(*stream_of(*parts)) if stream else answer("".join(parts)))
+    driven = await drive(app, request("I am Ada", stream=stream))
+    assert driven.status == 200
+    assert b"content_policy_violation" not in driven.body
+    assert llm.requests[0].json["messages"][0]["content"] == "I am Ada"
+    call = app.ends[-1]
+    assert (call.runtime.counts["asked", "output"], call.runtime.counts["answered", "output"]) == (1, 1)
+    runs = call.note(Runs)
+    assert [(run.status, run.category, run.scanned == run.delivered) for run in runs.values()] == [
+        ("guardrail_intervened", "A", True), ("guardrail_intervened", "bad", True),
+    ]  # fmt: skip
+
+
+async def test_an_audit_by_a_service_asks_once_at_the_end(llm: FakeLLM, serve: Serve) -> None:
+    app = await served(serve, config(llm.url, entry("it", Slow, mode="post_call", release="audit")))
+    llm.replies.append(Reply.events(*stream_of("a bad ", "word ", "or two"), pause_s=0.02))
+    driven = await drive(app, request("hi", stream=True))
+    assert joined(driven.body) == "a bad word or two"
+    assert b"content_policy_violation" in driven.body
+    assert app.ends[-1].runtime.counts["asked", "output"] == 1
 
 
 class BySentence(Guardrail):

@@ -51,6 +51,14 @@ class Entry:
         """How a stream waits for it."""
         return "audit" if self.dry_run and self.release is None else self.release or self.check.release
 
+    @property
+    def moment(self) -> Literal["before", "during", "aside"]:
+        """When it judges a request: before it goes on, or beside it, so that the answer or nothing waits for it."""
+        if self.dry_run:
+            return "aside"
+        modes = self.check.mode if self.modes is None else self.modes
+        return "during" if "during_call" in modes and "pre_call" not in modes else "before"
+
     def runs_on(self, side: Side, subject: Subject = "texts") -> bool:
         """Whether it judges the texts, or the tools, of this side."""
         return subject in self.check.subjects and self.check.runs_on(side, self.modes)

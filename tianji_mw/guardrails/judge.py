@@ -78,10 +78,14 @@ async def _ask_about(entry: Entry, said: Asked, side: Side, call: Call, fresh: i
         return _failed(entry, failure, run, call, len(said))
     except TianjiError:
         run.status = "guardrail_intervened"
+        if entry.dry_run:
+            return [ALLOW] * len(said)
         raise
     finally:
         run.duration_ns += clock() - began
     run.scanned += characters if fresh is None else fresh
+    if run.status == "not_run":
+        run.status = "success"
     for verdict in verdicts:
         if verdict.blocked or verdict.spans:
             _found(run, verdict)

@@ -16,12 +16,12 @@ from tianji_mw.errors import Blocked
 from tianji_mw.frames import Frame
 from tianji_mw.guardrails.base import Guardrail, Said
 from tianji_mw.guardrails.choose import Choice
+from tianji_mw.guardrails.chosen import Chosen, spoken
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.judge import judge
 from tianji_mw.guardrails.release import Scan, Window
 from tianji_mw.guardrails.rewrite import put, replaced
-from tianji_mw.guardrails.runs import Run, Runs
-from tianji_mw.guardrails.tools import ToolGate, judge_offers
+from tianji_mw.guardrails.tools import judge_offers
 from tianji_mw.runtime import Runtime
 from tianji_mw.taps import Batch
 
@@ -29,37 +29,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-class _Chosen:
-    """What runs on one call, and the part of its answer that is held back."""
-
-    __slots__ = ("_output", "at_end", "by_sentence", "entries", "gate", "left", "live", "window")
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = entries
-        output = self._output = [entry for entry in entries if entry.runs_on("output")]
-        #: Asked about each part of a stream as it comes; about each sentence; at its end about all of it.
-        self.live = [entry for entry in output if entry.waits in ("audit", "window")]
-        self.by_sentence = [entry for entry in output if entry.waits == "sentence"]
-        self.at_end = [entry for entry in output if entry.waits == "whole"]
-        size = max((entry.check.window for entry in output if entry.waits != "whole"), default=0)
-        hold = max((entry.check.window for entry in self.live if entry.waits == "window"), default=0)
-        self.window = Window(size, "all" if self.at_end else hold, sentences=bool(self.by_sentence))
-        self.gate = ToolGate.of(entries)
-        #: Characters of the answer that have left.
-        self.left = 0
-
-    @property
-    def judges_answers(self) -> bool:
-        """Whether anything looks at the answer."""
-        return bool(self._output) or self.gate is not None
-
-    def runs(self, call: Call) -> list[Run]:
-        """The records of what judges the answer."""
-        runs = call.note(Runs)
-        return [runs.of(entry, "output") for entry in self._output]
-
-
-class _OfCall(dict["Guardrails", _Chosen]):
+class _OfCall(dict["Guardrails", Chosen]):
     """The choices of one call: two sets of guardrails in one stack choose and hold back each for itself."""
 
 
@@ -87,6 +57,8 @@ class Guardrails(LLMMiddleware):
             check if isinstance(check, Entry) else Entry(check=check, name=type(check).__name__) for check in checks
         ]
         self._choice = Choice(self._entries, by_model or {})
+        # Only what runs beside a call has to be waited for at its end.
+        self._ends = any(entry.moment != "before" or entry.modes_by_tag for entry in self._entries)
 
     async def start(self, runtime: Runtime) -> None:
         for entry in self._entries:
@@ -98,31 +70,31 @@ class Guardrails(LLMMiddleware):
                 stack.push_async_callback(entry.check.aclose)
 
     async def on_request(self, call: Call) -> None:
-        chosen = call.note(_OfCall)[self] = _Chosen(self._choice(call))
+        chosen = call.note(_OfCall)[self] = Chosen(self._choice(call))
         if chosen.entries:
             names = ",".join(entry.name for entry in chosen.entries).encode("ascii", "replace").decode()
             for header in ("x-litellm-applied-guardrails", "x-tianji-applied-guardrails"):
                 before = call.response_headers.get(header)
                 call.response_headers[header] = f"{before},{names}" if before else names
         await judge_offers(chosen.entries, call)
-        entries = [entry for entry in chosen.entries if entry.runs_on("input")]
-        if not entries:
+        if not chosen.input:
             return
         if field := call.api.unreadable(call.request):
             call.runtime.count("unscannable_requests", call.api.name)
             raise Blocked(f"'{field}' holds token ids, which the guardrails cannot read; send text.")
         parts = list(call.api.texts(call.request))
-        found = await judge(entries, [Said(part.text, part.role) for part in parts], "input", call)
+        said = [Said(part.text, part.role) for part in parts]
+        chosen.begin(said, call)
+        found = await judge(chosen.before, said, "input", call)
         for part, spans in zip(parts, found, strict=True):
             if spans:
                 put(call.edit(), part.path, replaced(part.text, spans))
-        runs, characters = call.note(Runs), sum(len(part.text) for part in parts)
-        for entry in entries:
-            left_out = "the config leaves texts out" if entry.skip_roles or entry.newest_only else ""
-            runs.of(entry, "input").went_on(characters, left_out)
+        chosen.sent(said, call)
 
     async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
         chosen = call.note(_OfCall).get(self)
+        if chosen is not None and chosen.during is not None:
+            await chosen.verdict()
         if chosen is None or not chosen.judges_answers or not call.api.buffered:
             return batch.frames
         if batch.form == "opaque" and batch.status >= 400:
@@ -139,16 +111,25 @@ class Guardrails(LLMMiddleware):
             await self._judge(chosen.by_sentence, window, sentences, call, last=True, fresh=fresh)
         if last and chosen.at_end:
             everything = window.everything()
-            await self._judge(chosen.at_end, window, everything, call, last=last, fresh=window.held)
+            await self._judge(chosen.at_end, window, everything, call, last=last, fresh=window.left + window.held)
+        if last and chosen.afterwards:
+            chosen.watch(
+                judge(chosen.afterwards, spoken(window.everything()), "output", call, window.left + window.held)
+            )
         frames, left = window.release(last=last), window.left
         for run in chosen.runs(call) if left != chosen.left else ():
-            run.went_on(left - chosen.left)
+            run.delivered += left - chosen.left
         chosen.left = left
         return frames
 
     async def _judge(
         self, entries: Sequence[Entry], window: Window, scans: Sequence[Scan], call: Call, *, last: bool, fresh: int
     ) -> None:
-        found = await judge(entries, [Said(scan.text, "assistant") for scan in scans], "output", call, fresh)
+        found = await judge(entries, spoken(scans), "output", call, fresh)
         if any(found) and not window.replace(scans, found, last=last):
             raise Blocked("The answer holds content that has to be replaced, and cannot be where it stands.")
+
+    async def on_end(self, call: Call) -> None:
+        chosen = call.note(_OfCall).get(self)
+        if chosen is not None:
+            await chosen.end(call)

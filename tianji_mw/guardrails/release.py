@@ -34,15 +34,19 @@ class Scan(NamedTuple):
 class Window:
     """Holds the last `hold` characters of one stream back, or all of it; checks look back `size` characters.
 
-    With `sentences`, what belongs to a sentence that is not complete is held back as well.
+    With `sentences`, what belongs to a sentence that is not complete is held back as well; with `keep`, what has left
+    is remembered for `everything`.
     """
 
-    __slots__ = ("_held", "_hold", "_joined", "_open", "_sentences", "_size", "added", "held", "left")
+    __slots__ = ("_held", "_hold", "_joined", "_keep", "_open", "_sentences", "_size", "added", "held", "left")
 
-    def __init__(self, size: int, hold: int | Literal["all"] | None = None, *, sentences: bool = False) -> None:
+    def __init__(
+        self, size: int, hold: int | Literal["all"] | None = None, *, sentences: bool = False, keep: bool = False
+    ) -> None:
         self._size = size
         self._hold = size if hold is None else hold
         self._sentences = sentences
+        self._keep = keep
         #: Characters of the frames that came last, that are held, that have left.
         self.added = self.held = self.left = 0
         #: Frames, the lengths of their texts, and the channels that they belong to.
@@ -84,10 +88,11 @@ class Window:
         return [Scan(text, channels, behind) for (text, behind), channels in scans.items()], fresh
 
     def everything(self) -> list[Scan]:
-        """The whole texts of a stream of which nothing has left."""
+        """The whole texts of a stream of which nothing has left, or all is kept."""
         scans: dict[str, list[Channel]] = {}
         for channel, joined in self._joined.items():
-            scans.setdefault("".join(piece.text for piece in joined.held), []).append(channel)
+            text = joined.tail + "".join(piece.text for piece in joined.held)
+            scans.setdefault(text, []).append(channel)
         return [Scan(text, channels) for text, channels in scans.items()]
 
     def replace(self, scans: Sequence[Scan], found: Sequence[Sequence[Span]], *, last: bool = True) -> bool:
@@ -153,7 +158,7 @@ class Window:
             for channel in channels:
                 joined = self._joined[channel]
                 tail = joined.tail + joined.held.popleft().text
-                joined.tail = tail[-self._size :] if self._size else ""
+                joined.tail = tail if self._keep else tail[-self._size :] if self._size else ""
             out.append(frame)
         return out
 

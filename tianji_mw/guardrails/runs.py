@@ -10,7 +10,8 @@ from tianji_mw.guardrails.base import Side
 if TYPE_CHECKING:
     from tianji_mw.guardrails.entry import Entry
 
-Status = Literal["success", "guardrail_intervened", "guardrail_failed_to_respond"]
+#: `not_run`: the call ended before its first verdict.
+Status = Literal["not_run", "success", "guardrail_intervened", "guardrail_failed_to_respond"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class Run:
 
     guardrail: str
     side: Side
-    status: Status = "success"
+    status: Status = "not_run"
     #: What it found: of a block, or of pieces that were replaced.
     category: str = ""
     dry_run: bool = False
@@ -33,15 +34,18 @@ class Run:
     scanned: int = 0
     #: Characters that went on, to the model or to the client, counted as they were before any replacement.
     delivered: int = 0
-    #: Why characters went on that it has not judged; empty when there are none.
-    unscanned: str = ""
+    #: Whether the config leaves texts out of what it is shown.
+    partial: bool = False
     masked: dict[str, int] = field(default_factory=dict)
 
-    def went_on(self, characters: int, reason: str = "") -> None:
-        """These characters have left on this side. More of them than were judged need a reason."""
-        self.delivered += characters
-        if self.delivered > self.scanned and not self.unscanned:
-            self.unscanned = reason or ("it failed, and may" if self.failed else "it is not waited for")
+    @property
+    def unscanned(self) -> str:
+        """Why characters went on that it has not judged; empty when there are none."""
+        if self.delivered <= self.scanned:
+            return ""
+        if self.failed:
+            return "it failed, and may"
+        return "the config leaves texts out" if self.partial else "nothing waited for its verdict"
 
 
 class Runs(dict[tuple[str, Side], Run]):

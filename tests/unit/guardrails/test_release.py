@@ -99,5 +99,5 @@ def test_nothing_of_a_bad_sentence_leaves(before: list[str], after: list[str], d
     assert bad
     head, _, _ = "".join(texts).partition(WORD)
     assert head.startswith(left)
-    sentence = re.split(r"(?<=\.)\s|\n", head)[-1]
+    sentence = re.split(r"(?<=\.)\s+|\n\s*", head)[-1]
     assert len(left) <= len(head) - len(sentence.rstrip(". "))
