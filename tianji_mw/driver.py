@@ -63,7 +63,8 @@ class LLMMiddleware:
     #: Whether `on_frames` is written; without it an answer is not decoded for this layer.
     reads_frames: ClassVar[bool] = False
     _taps: ClassVar[bool] = False
-    _ends: ClassVar[bool] = False
+    #: Whether `on_end` is written; a layer that seldom has a use for it may say so for itself.
+    _ends: bool = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -124,6 +124,23 @@ def test_names_that_do_not_exist_stop_the_start() -> None:
     assert "there is no guardrail 'nope'" in caught.value.message
 
 
+async def test_streams_alone_or_other_answers_alone(llm: FakeLLM, serve: Serve) -> None:
+    text = config(
+        llm.url, entry("s", NoBird, stream_scope="streaming"), entry("p", NoBird, stream_scope="non_streaming")
+    )
+    app = await served(serve, text)
+    for stream, name in ((True, "s"), (False, "p")):
+        driven = await drive(app, request("bluebird", stream=stream))
+        assert driven.headers["x-litellm-applied-guardrails"] == name
+
+
+async def test_the_message_is_the_operators(llm: FakeLLM, serve: Serve) -> None:
+    template = "No {category} please ({guardrail_name}): {default_message} {other}"
+    app = await served(serve, config(llm.url, entry("it", NoBird, violation_message_template=template)))
+    message = (await drive(app, request("bluebird"))).json["error"]["message"]
+    assert message == "No codename please (it): The request was blocked by the guardrail 'it' (codename). {other}"
+
+
 class Hears(Guardrail):
     """Notes what it was asked about."""
 

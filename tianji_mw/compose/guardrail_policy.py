@@ -11,7 +11,7 @@ from tianji_mw.breaker import Breaker
 from tianji_mw.config.blocks import Block
 from tianji_mw.config.explain import reason
 from tianji_mw.config.values import Name, Switch
-from tianji_mw.guardrails.base import Release
+from tianji_mw.guardrails.base import Guardrail, Release
 from tianji_mw.guardrails.entry import FailOpen
 
 _Fallback = Literal["", "fail_open", "fail_closed"]
@@ -47,6 +47,8 @@ class Policy(Block):
     skip_tool_message_in_guardrail: Switch = False
     scan_only_tool_results: Switch = False
     experimental_use_latest_role_message_only: Switch = False
+    stream_scope: Literal["both", "streaming", "non_streaming"] = "both"
+    violation_message_template: str | None = None
 
     @property
     def fail_open(self) -> FailOpen:
@@ -77,6 +79,8 @@ class Policy(Block):
             "keys": self.keys,
             "skip_roles": self.skip_roles,
             "newest_only": self.experimental_use_latest_role_message_only,
+            "stream_scope": self.stream_scope,
+            "message": self.violation_message_template,
         }
 
 
@@ -89,10 +93,13 @@ class WrongPolicy(Exception):
         self.reason = reason
 
 
-def policy_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[Policy, dict[str, Any]]:
+def policy_of(
+    kind: type[Guardrail], options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[Policy, dict[str, Any]]:
     """The policy among a guardrail's options, and the options that are the check's own. Raises WrongPolicy."""
-    given = {key: value for key, value in options.items() if key in Policy.model_fields and value is not None}
-    own = {key: value for key, value in options.items() if key not in Policy.model_fields}
+    shared = Policy.model_fields.keys() - kind.model_fields.keys()
+    given = {key: value for key, value in options.items() if key in shared and value is not None}
+    own = {key: value for key, value in options.items() if key not in shared}
     if given.get("circuit_breaker") is False:
         given["circuit_breaker"] = {"failures": 0}
     try:

@@ -52,13 +52,13 @@ def entries_of(settings: Settings, env: Mapping[str, str], problems: list[Config
 
 
 def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mapping[str, str]) -> Entry:
+    kind = plugins.find("guardrails", ALIASES.get(entry.guardrail, entry.guardrail), Guardrail)
     try:
-        policy, options = policy_of(entry.options, settings.settings.guardrail_defaults)
+        policy, options = policy_of(kind, entry.options, settings.settings.guardrail_defaults)
     except WrongPolicy as wrong:
         raise settings.error(wrong.reason, "guardrails", index, "params", wrong.key) from None
     if "timeout" in options:
         options["timeout_s"] = options.pop("timeout")
-    kind = plugins.find("guardrails", ALIASES.get(entry.guardrail, entry.guardrail), Guardrail)
     given = {kind.aliases.get(name, name) for name, value in options.items() if value is not None}
     for field, variables in kind.env_fields.items():
         found = next((env[name] for name in variables if env.get(name)), "")

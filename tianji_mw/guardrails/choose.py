@@ -20,13 +20,14 @@ from tianji_mw.tags import tags_of
 class Choice:
     """Chooses among the entries of one layer. `by_model`: names of guardrails by model name, which may hold `*`."""
 
-    __slots__ = ("_always", "_by_caller", "_by_model", "_by_tag", "_names", "entries")
+    __slots__ = ("_always", "_by_caller", "_by_model", "_by_stream", "_by_tag", "_names", "entries")
 
     def __init__(self, entries: Sequence[Entry], by_model: Mapping[str, Sequence[str]]) -> None:
         self.entries = list(entries)
         self._names = {entry.name for entry in entries}
         self._always = [entry for entry in entries if entry.always]
         self._by_caller = any(entry.teams or entry.keys for entry in entries)
+        self._by_stream = any(entry.stream_scope != "both" for entry in entries)
         self._by_tag = any(entry.modes_by_tag for entry in entries)
         self._by_model = dict(by_model)
 
@@ -49,6 +50,9 @@ class Choice:
         if self._by_tag:
             tags = tags_of(call)
             chosen = [entry.with_tags(tags) for entry in chosen]
+        if self._by_stream:
+            scope = "streaming" if call.stream else "non_streaming"
+            chosen = [entry for entry in chosen if entry.stream_scope in ("both", scope)]
         return chosen
 
     def _of_caller(self, call: Call) -> Iterable[str]:

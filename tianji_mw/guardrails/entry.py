@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 from tianji_mw.breaker import Breaker
 from tianji_mw.guardrails.base import Guardrail, Release, Said, Side, Subject
 
 #: Which failures of a check let the content pass: none, an unreachable service, or all.
 FailOpen = Literal["never", "unreachable", "always"]
+
+_PLACEHOLDER: Final = re.compile(r"\{(default_message|guardrail_name|category)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,6 +33,10 @@ class Entry:
     breaker: Breaker = field(default_factory=Breaker)
     #: Its verdicts are recorded and change nothing.
     dry_run: bool = False
+    #: What a client is told of a block, with `{default_message}`, `{guardrail_name}` and `{category}`.
+    message: str | None = None
+    #: Streams, other answers, or both.
+    stream_scope: Literal["both", "streaming", "non_streaming"] = "both"
     #: How a stream waits for it; None for what the check itself says.
     release: Release | None = None
     #: Its modes, where they are not those of the check.
@@ -62,6 +69,13 @@ class Entry:
     def runs_on(self, side: Side, subject: Subject = "texts") -> bool:
         """Whether it judges the texts, or the tools, of this side."""
         return subject in self.check.subjects and self.check.runs_on(side, self.modes)
+
+    def told(self, message: str, category: str) -> str:
+        """What a client is told of a block."""
+        if self.message is None:
+            return message
+        known = {"default_message": message, "guardrail_name": self.name, "category": category}
+        return _PLACEHOLDER.sub(lambda found: known[found[1]], self.message)
 
     def with_tags(self, tags: Iterable[str]) -> Entry:
         """The entry as it is on calls with these tags."""

@@ -21,6 +21,8 @@ from tianji_mw.redact import Secret
 
 _PATH: Final = "/beta/litellm_basic_guardrail_api"
 _ACTIONS: Final = ("NONE", "BLOCKED", "GUARDRAIL_INTERVENED")
+#: Members of an answer. One without any of them is of something else, such as a proxy.
+_ANSWER: Final = frozenset({"action", "blocked_reason", "texts", "images", "tools", "structured_messages"})
 #: Client headers whose values the service may see; of the others it learns that they are there.
 _OPEN_HEADERS: Final = frozenset(
     {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "user-agent"}
@@ -63,6 +65,8 @@ class GenericGuardrail(HttpGuardrail):
         path = "" if self.api_base.rstrip("/").endswith(_PATH) else _PATH
         question = self._question(said, side, call)
         answer = await self.post(path, question, self.headers)
+        if answer and answer.keys().isdisjoint(_ANSWER):
+            raise self.malformed("holds nothing of what the contract names")
         action = answer.get("action") or "NONE"
         if action not in _ACTIONS:
             raise self.malformed("holds an unknown action")

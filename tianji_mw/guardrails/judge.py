@@ -174,7 +174,8 @@ def _failed(entry: Entry, failure: GuardrailFailed, run: Run, call: Call, count:
 def _refusal(entry: Entry, verdict: Verdict, side: Side) -> Blocked:
     where = "request" if side == "input" else "answer"
     mode = "pre_call" if side == "input" else "post_call"
+    message = f"The {where} was blocked by the guardrail '{entry.name}' ({verdict.category})."
     return Blocked(
-        f"The {where} was blocked by the guardrail '{entry.name}' ({verdict.category}).",
+        entry.told(message, verdict.category),
         fields={**verdict.detail, "guardrail_name": entry.name, "guardrail_mode": mode, "category": verdict.category},
     )
