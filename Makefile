@@ -15,7 +15,7 @@ UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
-.PHONY: eval-guardrails run run-llm test test-fast lint format bench bench-quick lock clean node
+.PHONY: eval-guardrails run run-llm test test-fast lint format bench bench-quick lock clean node emulators
 
 run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network needed
 	$(BIN)/tianji-sidecar run --port $(PORT) --admin-port $(ADMIN_PORT) $(if $(CONFIG),--config $(CONFIG))
@@ -23,7 +23,7 @@ run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network ne
 run-llm: $(VENV)/.sidecar $(VENV)/.llm ## the same in front of a small real model on the CPU
 	PORT=$(PORT) ADMIN_PORT=$(ADMIN_PORT) $(BIN)/python examples/small_model/serve.py
 
-test: $(VENV)/.test node lint ## everything
+test: $(VENV)/.test node emulators lint ## everything
 	$(PYTEST) -n 2 --dist loadgroup
 
 test-fast: $(VENV)/.test ## the part without servers and foreign SDKs, under a minute
@@ -60,11 +60,20 @@ tests/interop/node/node_modules/.package-lock.json: tests/interop/node/package-l
 	npm ci --silent --no-audit --no-fund --prefix tests/interop/node
 	@touch $@
 
+emulators: .tools/ministack/.ready
+.tools/ministack/.ready: requirements/ministack.txt | $(VENV)/bin/python
+	@# it pins botocore, so it has an environment of its own
+	$(UV) venv -q --clear --python $(BIN)/python .tools/ministack
+	$(UV) pip sync -q --python .tools/ministack/bin/python requirements/ministack.txt
+	@touch $@
+
 lock: $(UV) ## new hash locks from pyproject.toml
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra sidecar pyproject.toml -o requirements/sidecar.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra sidecar $(EXTRAS) --group test pyproject.toml -o requirements/test.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  requirements/ministack.in -o requirements/ministack.txt
 
 $(VENV)/.sidecar: requirements/sidecar.txt pyproject.toml | $(VENV)/bin/python
 	@# never take test packages away: the test environment is a superset

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import orjson
 
 from tianji_mw.apis import sse
+from tianji_mw.apis.tools import Tools
 from tianji_mw.errors import InvalidRequest, TianjiError
 
 #: Decoded JSON. The one place where `Any` is right: its shape is the other side's decision.
@@ -88,6 +89,8 @@ class Api:
     #: What the bytes of a frame with usage must match: a cheap test before JSON is decoded.
     usage_pattern: ClassVar[re.Pattern[bytes]] = re.compile(rb'"usage"\s*:\s*\{')
 
+    #: How it writes tools and calls of them.
+    tools: ClassVar[Tools] = Tools()
     #: Bytes that close a proper stream, after the last event; empty where an event does it.
     done: ClassVar[bytes] = b""
 

@@ -12,6 +12,8 @@ import orjson
 
 from tianji_mw.apis import sse
 from tianji_mw.apis.base import JSON, NOTHING, Api, Part, Seen, Usage, content_parts
+from tianji_mw.apis.chat_tools import ChatTools
+from tianji_mw.apis.tools import Tools
 from tianji_mw.errors import InvalidRequest
 
 
@@ -21,6 +23,7 @@ class ChatCompletions(Api):
     name: ClassVar[str] = "chat_completions"
     paths: ClassVar[tuple[str, ...]] = ("*/chat/completions",)
     required: ClassVar[tuple[str, ...]] = ("messages",)
+    tools: ClassVar[Tools] = ChatTools()
     done: ClassVar[bytes] = b"data: [DONE]\n\n"
 
     def validate(self, request: Mapping[str, JSON]) -> None:

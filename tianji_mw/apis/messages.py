@@ -15,6 +15,8 @@ import orjson
 from tianji_mw.apis import sse
 from tianji_mw.apis.base import JSON, NOTHING, Api, Kind, Part, Seen, Usage
 from tianji_mw.apis.messages_events import events
+from tianji_mw.apis.messages_tools import MessagesTools
+from tianji_mw.apis.tools import Tools
 from tianji_mw.errors import InvalidRequest, TianjiError
 
 #: Fields of content blocks that hold no language: identifiers, addresses and opaque values.
@@ -42,6 +44,7 @@ class Messages(Api):
     name: ClassVar[str] = "messages"
     paths: ClassVar[tuple[str, ...]] = ("*/v1/messages", "/messages")
     required: ClassVar[tuple[str, ...]] = ("messages",)
+    tools: ClassVar[Tools] = MessagesTools()
 
     def validate(self, request: Mapping[str, JSON]) -> None:
         super().validate(request)

@@ -17,6 +17,8 @@ from tianji_mw.apis import sse
 from tianji_mw.apis.base import JSON, NOTHING, Api, Kind, Part, Seen, Usage, openai_error
 from tianji_mw.apis.chat_completions import dicts
 from tianji_mw.apis.responses_events import Events, item_events
+from tianji_mw.apis.responses_tools import ResponsesTools
+from tianji_mw.apis.tools import Tools
 from tianji_mw.errors import InvalidRequest, TianjiError
 
 #: Fields that hold an identifier, an enumeration or binary data: nothing a person wrote or a model says.
@@ -55,6 +57,7 @@ class Responses(Api):
     name: ClassVar[str] = "responses"
     paths: ClassVar[tuple[str, ...]] = ("*/v1/responses", "*/openai/responses", "/responses")
     required: ClassVar[tuple[str, ...]] = ("input", "prompt", "previous_response_id", "conversation")
+    tools: ClassVar[Tools] = ResponsesTools()
 
     def validate(self, request: Mapping[str, JSON]) -> None:
         super().validate(request)

@@ -34,8 +34,8 @@ class Events:
 
     __slots__ = ("_next",)
 
-    def __init__(self) -> None:
-        self._next = 0
+    def __init__(self, first: int = 0) -> None:
+        self._next = first
 
     def make(self, kind: str, **fields: JSON) -> dict[str, JSON]:
         """The next event."""

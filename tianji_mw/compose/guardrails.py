@@ -6,6 +6,7 @@ A guardrail that cannot be found or built stops the start: a missing check must 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tianji_mw import plugins
@@ -64,6 +65,8 @@ def _entry(settings: Settings, entry: GuardrailSettings, index: int, env: Mappin
         found = next((env[name] for name in variables if env.get(name)), "")
         if found and field not in given:
             options[field] = found
+    if "folder" in kind.model_fields:  # files that it names are relative to the config
+        options.setdefault("folder", Path(settings.where("guardrails", index).file).parent)
     return Entry(
         check=kind(mode=entry.mode, **options),
         name=entry.name,

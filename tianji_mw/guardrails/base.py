@@ -64,6 +64,8 @@ class Said(NamedTuple):
 
     text: str
     role: str = "user"
+    #: Of a stream, characters at its beginning that were judged before, with more before them, and are its context.
+    seen: int = 0
 
 
 class GuardrailFailed(Exception):

@@ -198,12 +198,14 @@ class Bedrock(Guardrail):
         if self._pool is None or self._client is None or self._runtime is None:
             raise GuardrailFailed("Bedrock was not started")
         ask = partial(asyncio.get_running_loop().run_in_executor, self._pool)
-        pauses, renewed = list(_PAUSES_S), False
+        pauses, renewed, began = list(_PAUSES_S), False, self._runtime.clock()
         while True:
             try:
                 return await ask(self._call, self._client, texts, source)
             except answers.Refused as error:
-                if error.kind == "busy" and pauses:
+                # A pause beyond the deadline would end as silence, which a busy service is not.
+                left_s = self.timeout_s - (self._runtime.clock() - began) / 1e9
+                if error.kind == "busy" and pauses and pauses[0] < left_s:
                     await self._runtime.sleep(pauses.pop(0))
                 elif error.kind == "login" and not renewed and await self._renewed():
                     renewed, self._client = True, await ask(self._opened)

@@ -60,7 +60,7 @@ def failure(error: BotoCoreError) -> GuardrailFailed:
     """What it means that there was no answer. A certificate that is not valid is no silence."""
     from botocore import exceptions
 
-    lost = isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError)
+    lost = isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError)
     lost = lost and not isinstance(error, exceptions.SSLError)
     return GuardrailFailed(f"Bedrock cannot be asked ({type(error).__name__})", unreachable=lost)
 
@@ -156,6 +156,14 @@ def quiet(record: logging.LogRecord) -> bool:
 
 
 def keep(response_dict: Mapping[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Keeps the bytes of an answer, as a handler of botocore's `before-parse`."""
+    """Keeps the bytes of an answer, as a handler of botocore's `before-parse`.
+
+    Raises IncompleteReadError for one that was cut off: botocore reads it as if it ended there.
+    """
+    from botocore.exceptions import IncompleteReadError
+
     if response_dict["status_code"] == 200:
-        customized_response_dict[RAW] = response_dict["body"]
+        body, length = response_dict["body"], str(response_dict["headers"].get("content-length", ""))
+        if length.isdecimal() and len(body) < int(length[:18]):
+            raise IncompleteReadError(actual_bytes=len(body), expected_bytes=length[:18])
+        customized_response_dict[RAW] = body

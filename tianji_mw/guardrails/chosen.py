@@ -106,4 +106,4 @@ class Chosen:
 
 def spoken(scans: Sequence[Scan]) -> list[Said]:
     """Texts of an answer."""
-    return [Said(scan.text, "assistant") for scan in scans]
+    return [Said(scan.text, "assistant", scan.seen) for scan in scans]

@@ -61,9 +61,9 @@ class Joined:
             parts.append(self.tail[-length:])
         return "".join(reversed(parts))
 
-    def sentences(self, size: int, *, last: bool) -> tuple[str, int, int]:
+    def sentences(self, size: int, *, last: bool) -> tuple[str, int, int, int]:
         """Whole sentences that were not asked about, with `size` characters before them; what stands behind them; how
-        many characters are new. Empty where none is complete.
+        many characters are new; how many were asked about. Empty where none is complete.
         """
         waiting = [piece for piece in self.held if not piece.judged]
         text = "".join(piece.text for piece in waiting)
@@ -72,7 +72,7 @@ class Joined:
         for found in _SENTENCE_END.finditer(text, asked) if not end else ():
             end = found.end()
         if end <= asked:
-            return "", 0, 0
+            return "", 0, 0, 0
         at = fresh = self.rest = 0
         for piece in waiting:
             at += len(piece.text)
@@ -82,7 +82,8 @@ class Joined:
             piece.judged = True
             fresh += piece.size
         everything, behind = self.end(size + len(text)), len(text) - end
-        return everything[: len(everything) - behind], behind, fresh
+        shown = everything[: len(everything) - behind]
+        return shown, behind, fresh, max(len(shown) - (end - asked), 0)
 
     def place(self, text: str, span: Span, behind: int = 0) -> int:
         """Where a piece of `text`, the end of all that is here but for `behind` characters, begins."""

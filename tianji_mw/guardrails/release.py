@@ -29,6 +29,8 @@ class Scan(NamedTuple):
     channels: Sequence[Channel]
     #: Characters that have come behind the text, which is then not the end of the channel.
     behind: int = 0
+    #: Characters at its beginning that were checked before.
+    seen: int = 0
 
 
 class Window:
@@ -69,23 +71,25 @@ class Window:
                 self._joined.setdefault(channel, Joined()).held.append(Piece(frame, path, piece))
                 added[channel] = added.get(channel, 0) + len(piece)
         self.added = self.held - before
-        scans: dict[str, list[Channel]] = {}
+        scans: dict[tuple[str, int], list[Channel]] = {}
         for channel, length in added.items():
             self._open.pop(channel, None)
-            scans.setdefault(self._joined[channel].end(self._size + length), []).append(channel)
-        return [Scan(text, channels) for text, channels in scans.items()]  # one, as nearly always, for one channel
+            end = self._joined[channel].end(self._size + length)
+            scans.setdefault((end, max(len(end) - length, 0)), []).append(channel)
+        # One, as nearly always, for one channel.
+        return [Scan(text, channels, seen=seen) for (text, seen), channels in scans.items()]
 
     def sentences(self, *, last: bool) -> tuple[list[Scan], int]:
         """Sentences that are complete now, with what stood before them, and how many characters are new in them."""
-        scans: dict[tuple[str, int], list[Channel]] = {}
+        scans: dict[tuple[str, int, int], list[Channel]] = {}
         new: dict[Channel, int] = {}
         for channel, joined in self._joined.items():
-            text, behind, new[channel] = joined.sentences(self._size, last=last)
+            text, behind, new[channel], seen = joined.sentences(self._size, last=last)
             if text:
-                scans.setdefault((text, behind), []).append(channel)
+                scans.setdefault((text, behind, seen), []).append(channel)
         together = new.pop(_ALL, 0)
         fresh = sum(new.values()) or together
-        return [Scan(text, channels, behind) for (text, behind), channels in scans.items()], fresh
+        return [Scan(text, channels, behind, seen) for (text, behind, seen), channels in scans.items()], fresh
 
     def everything(self) -> list[Scan]:
         """The whole texts of a stream of which nothing has left, or all is kept."""

@@ -1,0 +1,580 @@
+"""`tool_permission` from a YAML file, through HTTP: tools of requests, calls of answers, plain and streamed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import httpx2
+import openai
+import orjson
+import pytest
+from anthropic import Anthropic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.apps import SSEApp
+from tests.support.stack import ANSWER, DONE, Ends, Serve, delta
+from tianji_mw.apis import by_name
+from tianji_mw.apis.base import Api
+from tianji_mw.compose import compose
+from tianji_mw.config import loads
+from tianji_mw.guardrails.entry import Entry
+from tianji_mw.guardrails.middleware import Guardrails
+from tianji_mw.guardrails.runs import Runs
+from tianji_mw.guardrails.tool_permission import ToolPermission
+from tianji_mw.testing import Driven, FakeLLM, Reply, drive, started
+
+SECRET = "rm-everything-now"
+RULES: list[dict[str, Any]] = [
+    {"id": "mail", "tool_name": "send_mail", "decision": "allow",
+     "allowed_param_patterns": {"to[]": ".*@example[.]com"}},
+    {"id": "reads", "tool_name": "read_.*", "decision": "allow"},
+    {"id": "search", "tool_type": "web_search.*", "decision": "allow"},
+    {"id": "no-shell", "tool_name": "shell", "decision": "deny"},
+]  # fmt: skip
+GOOD = ("read_file", '{"path": "notes/a.txt"}')
+BAD = ("shell", orjson.dumps({"command": SECRET}).decode())
+DENIED = "Tool 'shell' denied by rule 'no-shell'"
+SAID = f"Permission denied: {DENIED} (Rule: no-shell)"
+
+Call = tuple[str, str]
+
+
+def config(url: str, keys: Sequence[dict[str, Any]] = (), **params: Any) -> str:
+    tools = {"guardrail": "tool_permission", "mode": ["pre_call", "post_call"], "default_on": True, "rules": RULES}
+    upstreams = [("gpt-4o", "openai/x", f"{url}/v1"), ("claude", "anthropic/claude-sonnet-4-5", url)]
+    text = {
+        "model_list": [
+            {"model_name": name, "litellm_params": {"model": model, "api_base": base, "api_key": "k"}}
+            for name, model, base in upstreams
+        ],
+        "guardrails": [{"guardrail_name": "tools", "litellm_params": {**tools, **params}}],
+        **({"virtual_keys": list(keys)} if keys else {}),
+    }
+    return orjson.dumps(text).decode()
+
+
+async def served(serve: Serve, text: str) -> Ends:
+    layer = Ends(compose(loads(text, env={}), env={}).app, allow_order=True)
+    await serve(layer)
+    return layer
+
+
+# --- what the three APIs say
+
+
+def function(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+
+
+def chat_answer(*calls: Call, content: str | None = None) -> dict[str, Any]:
+    made = [
+        {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for i, (name, arguments) in enumerate(calls)
+    ]
+    message = {"role": "assistant", "content": content, "tool_calls": made}
+    return {**ANSWER, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+
+
+def message_answer(*calls: Call, content: str | None = None) -> dict[str, Any]:
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": content}] if content else []
+    blocks += [
+        {"type": "tool_use", "id": f"toolu_{i}", "name": name, "input": orjson.loads(arguments)}
+        for i, (name, arguments) in enumerate(calls)
+    ]
+    usage = {"input_tokens": 1, "output_tokens": 2}
+    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "stop_sequence": None}
+    return {**head, "content": blocks, "stop_reason": "tool_use", "usage": usage}
+
+
+def response_answer(*calls: Call, content: str | None = None) -> dict[str, Any]:
+    said = {"type": "output_text", "text": content, "annotations": []}
+    output: list[dict[str, Any]] = []
+    if content:
+        message = {"id": "m0", "type": "message", "status": "completed", "role": "assistant", "content": [said]}
+        output.append(message)
+    output += [
+        {
+            "id": f"fc_{i}", "type": "function_call", "status": "completed", "call_id": f"call_{i}",
+            "name": name, "arguments": arguments,
+        }
+        for i, (name, arguments) in enumerate(calls)
+    ]  # fmt: skip
+    head = {"id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "model": "gpt-4o"}
+    rest = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "error": None}
+    usage = {
+        "input_tokens": 1, "output_tokens": 2, "total_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0},
+    }  # fmt: skip
+    return {**head, **rest, "output": output, "usage": usage}
+
+
+ANSWERS = {"chat_completions": chat_answer, "messages": message_answer, "responses": response_answer}
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat_completions": ("/v1/chat/completions", {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}),
+    "messages": (
+        "/v1/messages",
+        {"model": "claude", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]},
+    ),
+    "responses": ("/v1/responses", {"model": "gpt-4o", "input": "hi"}),
+}
+APIS = sorted(REQUESTS)
+
+
+def cut(text: str, at: Iterable[int]) -> list[str]:
+    places = [0, *sorted({place for place in at if 0 < place < len(text)}), len(text)]
+    return [text[a:b] for a, b in pairwise(places)]
+
+
+def stream(api: str, *calls: Call, content: str | None = None, cuts: Iterable[int] = ()) -> list[bytes]:
+    """Events of a stream, the arguments of each call in pieces."""
+    cuts = list(cuts)
+    if api == "chat_completions":
+        events = [delta(content, role="assistant")]
+        for i, (name, arguments) in enumerate(calls):
+            head = {"index": i, "id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": ""}}
+            events.append(delta(tool_calls=[head]))
+            events += [
+                delta(tool_calls=[{"index": i, "function": {"arguments": piece}}]) for piece in cut(arguments, cuts)
+            ]
+        return [*events, delta(finish="tool_calls"), DONE]
+    events = []
+    for event in by_name(api).split(ANSWERS[api](*calls, content=content)):
+        name, _, rest = event.partition(b"\ndata: ")
+        data = orjson.loads(rest)
+        pieces = [data]
+        if data.get("delta", None) and data["type"] == "content_block_delta" and "partial_json" in data["delta"]:
+            parts = cut(data["delta"]["partial_json"], cuts)
+            pieces = [{**data, "delta": {**data["delta"], "partial_json": part}} for part in parts]
+        elif data["type"] == "response.function_call_arguments.delta":
+            pieces = [{**data, "delta": part} for part in cut(data["delta"], cuts)]
+        events += [b"%b\ndata: %b\n\n" % (name, orjson.dumps(piece)) for piece in pieces]
+    if api == "responses":
+        return numbered(events)
+    return events
+
+
+def numbered(events: list[bytes]) -> list[bytes]:
+    out = []
+    for i, event in enumerate(events):
+        name, _, rest = event.partition(b"\ndata: ")
+        out.append(b"%b\ndata: %b\n\n" % (name, orjson.dumps({**orjson.loads(rest), "sequence_number": i})))
+    return out
+
+
+def spoken(api: str, data: dict[str, Any]) -> tuple[str, list[tuple[str, Any]], str]:
+    """Text, calls and the reason of the end, of a plain answer."""
+    if api == "chat_completions":
+        choice = data["choices"][0]
+        calls = [
+            (call["function"]["name"], orjson.loads(call["function"]["arguments"]))
+            for call in choice["message"].get("tool_calls") or ()
+        ]
+        return choice["message"]["content"] or "", calls, choice["finish_reason"]
+    blocks = data["content" if api == "messages" else "output"]
+    if api == "messages":
+        text = "\n".join(block["text"] for block in blocks if block["type"] == "text")
+        called = [(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use"]
+        return text, called, data["stop_reason"]
+    text = "\n".join(part["text"] for item in blocks if item["type"] == "message" for part in item["content"])
+    called = [(item["name"], orjson.loads(item["arguments"])) for item in blocks if item["type"] == "function_call"]
+    return text, called, data["status"]
+
+
+def sdk_reads(api: str, body: bytes) -> dict[str, Any]:
+    """What the official client makes of a stream."""
+    http = httpx2.Client(
+        transport=httpx2.MockTransport(
+            lambda _: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+        )
+    )
+    found: Any
+    if api == "messages":
+        claude = Anthropic(api_key="k", http_client=http, max_retries=0)
+        with claude.messages.stream(model="m", max_tokens=5, messages=[{"role": "user", "content": "x"}]) as events:
+            found = events.get_final_message()
+        return dict(found.to_dict(mode="json"))
+    client = openai.OpenAI(api_key="k", base_url="http://test/v1", http_client=http, max_retries=0)
+    if api == "responses":
+        with client.responses.stream(model="m", input="x") as responses:
+            snapshots = [event for event in responses if event.type != "error"]
+            assert [event.sequence_number for event in snapshots] == list(range(len(snapshots)))
+            found = responses.get_final_response()
+    else:
+        with client.chat.completions.stream(model="m", messages=[{"role": "user", "content": "x"}]) as chunks:
+            found = chunks.get_final_completion()
+    return dict(found.to_dict(mode="json"))
+
+
+FINISHED = {"chat_completions": "stop", "messages": "end_turn", "responses": "completed"}
+CALLED = {"chat_completions": "tool_calls", "messages": "tool_use", "responses": "completed"}
+
+
+async def ask(app: Any, api: str, *, streamed: bool = False, key: str = "", **more: Any) -> Driven:
+    path, body = REQUESTS[api]
+    headers = {"authorization": f"Bearer {key}"} if key else None
+    return await drive(app, {**body, **more, **({"stream": True} if streamed else {})}, path=path, headers=headers)
+
+
+def reply(api: str, *calls: Call, streamed: bool = False, content: str | None = None) -> Reply:
+    if streamed:
+        return Reply.events(*stream(api, *calls, content=content, cuts=(3, 9)))
+    return Reply.json(ANSWERS[api](*calls, content=content))
+
+
+# --- requests
+
+
+async def test_a_denied_tool_of_a_request_is_refused_as_litellm_refuses_it(llm: FakeLLM, serve: Serve) -> None:
+    app = await served(serve, config(llm.url))
+    driven = await ask(app, "chat_completions", tools=[function("read_file"), function("shell")])
+    assert driven.status == 400
+    fields = driven.json["error"]["provider_specific_fields"]
+    assert fields["error"] == "Violated guardrail policy"
+    assert fields["detection_message"] == DENIED
+    assert (fields["guardrail_name"], fields["guardrail_mode"]) == ("tools", "pre_call")
+    assert llm.requests == []
+    run = app.ends[-1].note(Runs)["tools", "input"]
+    assert (run.status, run.category) == ("guardrail_intervened", "tool_permission")
+
+
+OFFERS: list[tuple[str, dict[str, Any], str]] = [
+    ("chat_completions", {"functions": [{"name": "shell"}]}, "shell"),
+    ("chat_completions", {"tools": [{"type": "custom", "custom": {"name": "shell"}}]}, "shell"),
+    ("chat_completions", {"tools": ["odd"]}, "function"),
+    ("chat_completions", {"tool_choice": {"type": "function", "function": {"name": "shell"}}}, "shell"),
+    ("chat_completions", {"function_call": {"name": "shell"}}, "shell"),
+    (
+        "chat_completions",
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [function("shell")]}}},
+        "shell",
+    ),
+    ("messages", {"tools": [{"name": "shell", "input_schema": {"type": "object"}}]}, "shell"),
+    ("messages", {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash"),
+    ("messages", {"mcp_servers": [{"type": "url", "url": "https://x", "name": "jira"}]}, "jira"),
+    ("messages", {"tool_choice": {"type": "tool", "name": "shell"}}, "shell"),
+    ("responses", {"tools": [{"type": "function", "name": "shell"}]}, "shell"),
+    ("responses", {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "code_interpreter"),
+    ("responses", {"tools": [{"type": "mcp", "server_label": "jira", "server_url": "https://x"}]}, "jira"),
+    ("responses", {"tool_choice": {"type": "function", "name": "shell"}}, "shell"),
+]
+
+
+@pytest.mark.parametrize(("api", "more", "name"), OFFERS)
+async def test_every_way_to_offer_a_tool_is_judged(
+    llm: FakeLLM, serve: Serve, api: str, more: dict[str, Any], name: str
+) -> None:
+    driven = await ask(await served(serve, config(llm.url)), api, **more)
+    assert driven.status == 400
+    assert llm.requests == []
+    if api != "messages":
+        assert f"'{name}'" in driven.json["error"]["provider_specific_fields"]["detection_message"]
+
+
+@pytest.mark.parametrize(
+    ("api", "more"),
+    [
+        ("chat_completions", {"tools": [function("read_file"), function("send_mail")], "tool_choice": "auto"}),
+        ("chat_completions", {"web_search_options": {}}),
+        (
+            "messages",
+            {"tools": [{"type": "web_search_20250305", "name": "web_search"}], "tool_choice": {"type": "any"}},
+        ),
+        ("responses", {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}),
+    ],
+)
+async def test_allowed_tools_go_on_untouched(llm: FakeLLM, serve: Serve, api: str, more: dict[str, Any]) -> None:
+    llm.replies.append(reply(api))
+    assert (await ask(await served(serve, config(llm.url)), api, **more)).status == 200
+    assert {name: llm.requests[0].json[name] for name in more} == more
+
+
+async def test_the_history_is_not_judged(llm: FakeLLM, serve: Serve) -> None:
+    llm.replies.append(reply("chat_completions", content="ok"))
+    past = chat_answer(BAD)["choices"][0]["message"]
+    messages = [{"role": "user", "content": "hi"}, past, {"role": "tool", "tool_call_id": "call_0", "content": "x"}]
+    assert (await ask(await served(serve, config(llm.url)), "chat_completions", messages=messages)).status == 200
+
+
+REWRITTEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "chat_completions",
+        {
+            "tools": [function("shell"), function("read_file"), function("other")],
+            "tool_choice": {"type": "function", "function": {"name": "shell"}},
+        },
+        {"tools": [function("read_file")], "tool_choice": "none"},
+    ),
+    ("chat_completions", {"tools": [function("shell")], "tool_choice": "required", "parallel_tool_calls": True}, {}),
+    (
+        "chat_completions",
+        {"functions": [{"name": "shell"}, {"name": "read_a"}], "function_call": {"name": "shell"}},
+        {"functions": [{"name": "read_a"}], "function_call": "none"},
+    ),
+    (
+        "messages",
+        {
+            "tools": [{"name": "read_a", "input_schema": {}}, {"name": "shell", "input_schema": {}}],
+            "tool_choice": {"type": "tool", "name": "shell"},
+        },
+        {"tools": [{"name": "read_a", "input_schema": {}}], "tool_choice": {"type": "none"}},
+    ),
+    (
+        "responses",
+        {
+            "tools": [{"type": "function", "name": "read_a"}, {"type": "code_interpreter"}],
+            "tool_choice": {
+                "type": "allowed_tools", "mode": "auto",
+                "tools": [{"type": "code_interpreter"}, {"type": "function", "name": "read_a"}],
+            },
+        },
+        {
+            "tools": [{"type": "function", "name": "read_a"}],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "read_a"}]},
+        },
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("api", "given_", "sent"), REWRITTEN)
+async def test_denied_tools_are_taken_out_of_the_request(
+    llm: FakeLLM, serve: Serve, api: str, given_: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    llm.replies.append(reply(api, content="ok"))
+    app = await served(serve, config(llm.url, on_disallowed_action="rewrite"))
+    assert (await ask(app, api, **given_)).status == 200
+    names = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls")
+    assert {name: llm.requests[0].json[name] for name in names if name in llm.requests[0].json} == sent
+    assert app.ends[-1].note(Runs)["tools", "input"].masked["tool_permission"] >= 1
+
+
+# --- answers
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("content", [None, "Let me look."])
+async def test_a_denied_call_ends_the_answer(
+    llm: FakeLLM, serve: Serve, api: str, streamed: bool, content: str | None
+) -> None:
+    app = await served(serve, config(llm.url))
+    llm.replies.append(reply(api, GOOD, BAD, streamed=streamed, content=content))
+    driven = await ask(app, api, streamed=streamed)
+    assert SECRET not in driven.body.decode()
+    # A stream that has begun ends with the API's error event.
+    assert driven.status == 400 or (streamed and driven.status == 200)
+    assert b'"error"' in driven.body
+    if api != "messages":
+        assert DENIED in driven.body.decode()
+    assert app.ends[-1].outcome == "blocked"
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("content", [None, "Let me look."])
+@pytest.mark.parametrize("calls", [(BAD,), (GOOD, BAD), (BAD, GOOD), (BAD, GOOD, BAD, GOOD), (GOOD,)])
+async def test_a_denied_call_is_taken_out_and_the_rest_stays(
+    llm: FakeLLM, serve: Serve, api: str, streamed: bool, content: str | None, calls: tuple[Call, ...]
+) -> None:
+    app = await served(serve, config(llm.url, on_disallowed_action="rewrite"))
+    llm.replies.append(reply(api, *calls, streamed=streamed, content=content))
+    driven = await ask(app, api, streamed=streamed)
+    assert driven.status == 200
+    assert SECRET not in driven.body.decode()
+    text, called, end = spoken(api, sdk_reads(api, driven.body) if streamed else driven.json)
+    good = [(name, orjson.loads(arguments)) for name, arguments in calls if name == GOOD[0]]
+    assert called == good
+    assert text.count(SAID) == calls.count(BAD)
+    assert text.startswith(content or "")
+    assert end == (CALLED if good else FINISHED)[api]
+    if BAD not in calls and streamed:
+        assert driven.body == b"".join(stream(api, *calls, content=content, cuts=(3, 9)))
+    run = app.ends[-1].note(Runs)["tools", "output"]
+    assert run.masked == ({"tool_permission": calls.count(BAD)} if BAD in calls else {})
+    assert run.unscanned == ""
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("action", ["block", "rewrite"])
+async def test_the_older_function_call(llm: FakeLLM, serve: Serve, streamed: bool, action: str) -> None:
+    app = await served(serve, config(llm.url, on_disallowed_action=action))
+    called = {"name": "shell", "arguments": BAD[1]}
+    choice = {"index": 0, "message": {"role": "assistant", "content": None, "function_call": called}}
+    plain = Reply.json({**ANSWER, "choices": [{**choice, "finish_reason": "function_call"}]})
+    pieces = [delta(function_call={"name": "shell", "arguments": ""}, role="assistant")]
+    pieces += [delta(function_call={"arguments": piece}) for piece in cut(BAD[1], (4, 15))]
+    llm.replies.append(Reply.events(*pieces, delta(finish="function_call"), DONE) if streamed else plain)
+    driven = await ask(app, "chat_completions", streamed=streamed)
+    assert SECRET not in driven.body.decode()
+    assert driven.status == (400 if action == "block" else 200)
+    if action == "rewrite":
+        data = sdk_reads("chat_completions", driven.body) if streamed else driven.json
+        assert spoken("chat_completions", data) == (SAID, [], "stop")
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_text_flows_while_no_call_has_begun(api: str) -> None:
+    """What stands before a call has left before the call is complete."""
+    events = stream(api, BAD, content="first words", cuts=(3,))
+    async with started(guarded(api, "block", events)) as app:
+        driven = await ask(app, api, streamed=True)
+    assert driven.status == 200
+    assert b"first words" in driven.body
+    assert SECRET.encode() not in driven.body
+    assert b"tool_permission" in driven.body
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ('{"to": ["a@example.com", "b@example.com"]}', 200),
+        ('{"to": ["a@example.com", "b@evil.com"]}', 400),
+        ('{"to": "a@example.com"}', 400),
+        ('{"to": []}', 400),
+        ("{}", 400),
+        ('{"to": ["a@example.com.evil.com"]}', 400),
+    ],
+)
+async def test_arguments_are_judged(
+    llm: FakeLLM, serve: Serve, api: str, streamed: bool, arguments: str, status: int
+) -> None:
+    app = await served(serve, config(llm.url))
+    llm.replies.append(reply(api, ("send_mail", arguments), streamed=streamed))
+    driven = await ask(app, api, streamed=streamed)
+    assert driven.status == status or (streamed and b'"error"' in driven.body)
+    assert b"evil" not in driven.body
+    assert app.ends[-1].outcome == ("ok" if status == 200 else "blocked")
+
+
+# --- who may
+
+
+KEYS = [
+    {"key": "sk-ops", "alias": "ops"},
+    {"key": "sk-team", "alias": "x", "team": "admins"},
+    {"key": "sk-plain", "alias": "plain"},
+    {"key": "sk-less", "alias": "ops-less", "team": "admins", "metadata": {"allowed_tools": ["read_*"]}},
+    {"key": "sk-not", "alias": "not", "team": "admins", "metadata": {"denied_tools": ["sh*"]}},
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "passes"),
+    [("sk-ops", True), ("sk-team", True), ("sk-plain", False), ("sk-less", False), ("sk-not", False)],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_permissions_are_per_key_and_team(
+    llm: FakeLLM, serve: Serve, key: str, passes: bool, streamed: bool
+) -> None:
+    rules = [{"id": "ops", "tool_name": "shell", "decision": "allow", "keys": ["ops"], "teams": ["admins"]}, *RULES]
+    app = await served(serve, config(llm.url, KEYS, rules=rules))
+    llm.replies.append(reply("chat_completions", BAD, streamed=streamed))
+    asked = await ask(app, "chat_completions", streamed=streamed, key=key, tools=[function("shell")])
+    assert (asked.status == 200) is passes
+    if not passes:
+        assert (await ask(app, "chat_completions", key=key, streamed=streamed)).status == 400
+    assert [tool for request in llm.requests for tool in request.json.get("tools", ())] == [function("shell")] * passes
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [(["read_*"], 200), (["read_b"], 400), (["shell", "read_file"], 200), ([], 400), ("read_file", 200), (7, 400)],
+)
+async def test_a_request_can_narrow_and_never_widen(llm: FakeLLM, serve: Serve, asked: Any, status: int) -> None:
+    app = await served(serve, config(llm.url))
+    llm.replies += [reply("chat_completions", GOOD), reply("chat_completions", BAD)]
+    own = {"guardrail_config": {"allowed_tools": asked}}
+    assert (await ask(app, "chat_completions", **own)).status == status
+    assert (await ask(app, "chat_completions", **own)).status == 400
+    assert all(b"guardrail_config" not in request.body for request in llm.requests)
+
+
+@pytest.mark.parametrize("listed", [["read_*", "look"], {"*": ["read_*", "look"]}])
+async def test_the_go_ports_list(llm: FakeLLM, serve: Serve, listed: Any) -> None:
+    app = await served(serve, config(llm.url, rules=[], allowed_tools=listed))
+    llm.replies += [reply("chat_completions", GOOD), reply("chat_completions", BAD)]
+    assert (await ask(app, "chat_completions")).status == 200
+    assert (await ask(app, "chat_completions")).status == 400
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_dry_run_changes_nothing_and_holds_nothing_back(llm: FakeLLM, serve: Serve, streamed: bool) -> None:
+    app = await served(serve, config(llm.url, dry_run=True))
+    llm.replies.append(reply("chat_completions", BAD, streamed=streamed))
+    driven = await ask(app, "chat_completions", streamed=streamed, tools=[function("shell")])
+    assert driven.status == 200
+    sent = b"".join(stream("chat_completions", BAD, cuts=(3, 9))) if streamed else orjson.dumps(chat_answer(BAD))
+    assert driven.body == sent
+    runs = app.ends[-1].note(Runs)
+    for side in ("input", "output"):
+        run = runs["tools", side]  # type: ignore[index]
+        assert (run.status, run.dry_run, run.category) == ("guardrail_intervened", True, "tool_permission")
+
+
+async def test_patterns_that_do_not_take_linear_time_stop_the_start(llm: FakeLLM, serve: Serve) -> None:
+    rules = [{"id": "odd", "tool_name": "(?=a)b", "decision": "allow"}]
+    with pytest.raises(Exception, match=r"the rule 'odd' has a pattern .* tool_name: \(\?=a\)b"):
+        await served(serve, config(llm.url, rules=rules))
+
+
+# --- wherever it is cut
+
+
+def guarded(api: str, action: str, events: Sequence[bytes]) -> Any:
+    check = ToolPermission(rules=RULES, on_disallowed_action=action)
+    return Guardrails(SSEApp(events), checks=[Entry(check=check, name="tools")])
+
+
+async def through(api: str, action: str, events: Sequence[bytes]) -> Driven:
+    async with started(guarded(api, action, events)) as app:
+        return await ask(app, api, streamed=True)
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("action", ["block", "rewrite"])
+async def test_arguments_in_two_pieces_cut_at_every_place(api: str, action: str) -> None:
+    for at in range(1, len(BAD[1])):
+        driven = await through(api, action, stream(api, GOOD, BAD, content="Look.", cuts=(at,)))
+        assert all(orjson.dumps(part)[1:-1] not in driven.body for part in cut(BAD[1], (at,)) if len(part) > 3)
+        assert b"command" not in driven.body
+        if action == "rewrite":
+            text, called, _ = spoken(api, sdk_reads(api, driven.body))
+            assert text.startswith("Look.")
+            assert SAID in text
+            assert called == [(GOOD[0], orjson.loads(GOOD[1]))]
+
+
+@given(
+    api=st.sampled_from(APIS),
+    action=st.sampled_from(["block", "rewrite"]),
+    calls=st.lists(st.sampled_from([GOOD, BAD]), min_size=1, max_size=3),
+    cuts=st.lists(st.integers(1, 40), max_size=6),
+    packets=st.lists(st.integers(1, 3000), max_size=12),
+)
+@settings(max_examples=150, deadline=None)
+def test_however_bytes_and_pieces_are_cut(
+    api: str, action: str, calls: list[Call], cuts: list[int], packets: list[int]
+) -> None:
+    whole = b"".join(stream(api, *calls, content="Hm.", cuts=cuts))
+    places = [0, *sorted({place for place in packets if place < len(whole)}), len(whole)]
+    parts = [whole[a:b] for a, b in pairwise(places)]
+    driven = asyncio.run(through(api, action, parts))
+    assert b"command" not in driven.body
+    assert b"everything" not in driven.body
+    if BAD not in calls:
+        assert driven.body == whole
+    elif action == "rewrite":
+        text, called, end = spoken(api, sdk_reads(api, driven.body))
+        good = [(name, orjson.loads(arguments)) for name, arguments in calls if (name, arguments) == GOOD]
+        assert (called, text.count(SAID)) == (good, calls.count(BAD))
+        assert end == (CALLED if good else FINISHED)[api]
+
+
+def test_apis_without_tools_have_none() -> None:
+    api: Api = by_name("embeddings")
+    assert list(api.tools.offers({"tools": [function("shell")]})) == []

@@ -1,0 +1,219 @@
+"""Reads the words that were found as sentences: which of them count, who is meant, and what is denied."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from tianji_mw.guardrails.harm.pack import BIT, Pack
+
+#: Beyond the concepts: a bad thing that is denied, a good one that is denied, and the end of the bits.
+DENIED: Final = 1 << len(BIT)
+UNGOOD: Final = DENIED << 1
+#: A third person that stands for a group of a sentence before.
+MEANT: Final = UNGOOD << 1
+
+#: What a negation turns over.
+BAD: Final = (
+    BIT["dehumanising"] | BIT["negative"] | BIT["contempt"] | BIT["exclude"] | BIT["violent"] | BIT["die"]
+    | BIT["suicidal"] | BIT["crime"] | BIT["slur"] | BIT["wrong"] | BIT["praise"]
+)  # fmt: skip
+GOOD: Final = BIT["positive"]
+_PREDICATE: Final = BAD | GOOD
+_GROUP: Final = BIT["group"]
+_ADJECTIVE: Final = BIT["group_adjective"]
+_PERSON: Final = BIT["person"] | BIT["minor"]
+_THEY: Final = BIT["they"]
+_ALLOW: Final = BIT["allow"]
+_NEGATION: Final = BIT["negation"]
+_BUT: Final = BIT["but"]
+
+_END: Final = re.compile(r"[.!?]+(?=[\s\"')]|$)|[。！？؟।;]|: ")
+#: Quoted speech, not quoted words. Curly quotes and guillemets are folded.
+_QUOTE: Final = re.compile('"[^"]{8,300}"|[「『][^」』]{3,100}[」』]')
+_QUOTES: Final = re.compile('["「『]')
+#: So many words make a sentence at most: a text without stops must not cost the square of its length.
+_MOST: Final = 48
+#: How far a negation reaches, how far apart two words are that share it, and how far `they` looks back.
+_FAR: Final = 30
+_NEAR: Final = 8
+_BACK: Final = 200
+
+
+class Mark(NamedTuple):
+    """A word in the folded text, with the bits of its concepts."""
+
+    start: int
+    end: int
+    mask: int
+
+
+class Sentence(NamedTuple):
+    """Words of one language in one sentence; `mask` has the bits of all."""
+
+    marks: Sequence[Mark]
+    mask: int
+    pack: Pack
+    #: Where the quotations of the text stand.
+    quotes: Sequence[tuple[int, int]]
+
+
+def ends(text: str) -> list[int]:
+    """Where the sentences of a text end."""
+    return [found.end() for found in _END.finditer(text)]
+
+
+def sentences(text: str, marks: Iterable[tuple[int, int, Pack, int]], core: int) -> Iterator[Sentence]:
+    """The sentences that have anything of `core` in them, each in the languages that know most of it."""
+    stops = ends(text)
+    quotes = [found.span() for found in _QUOTE.finditer(text)] if _QUOTES.search(text) else []
+    groups: dict[str, int] = {}
+    rows: dict[int, list[tuple[int, int, Pack, int]]] = {}
+    for row in marks:
+        rows.setdefault(bisect_right(stops, row[1]), []).append(row)
+    for _, found in sorted(rows.items()):
+        for at in range(0, len(found), _MOST):
+            for pack, own in _languages(found[at : at + _MOST]):
+                sentence = _sentence(text, own, pack, groups, quotes, core)
+                if sentence is not None:
+                    yield sentence
+
+
+def _languages(rows: list[tuple[int, int, Pack, int]]) -> Iterator[tuple[Pack, list[Mark]]]:
+    """The words by language, without the languages that know much less of the sentence than another."""
+    packs: dict[str, tuple[Pack, list[Mark]]] = {}
+    for start, end, pack, mask in rows:
+        known = packs.get(pack.language)
+        if known is None:
+            packs[pack.language] = pack, [Mark(start, end, mask)]
+        else:
+            known[1].append(Mark(start, end, mask))
+    if len(packs) == 1:
+        yield from packs.values()
+        return
+    weights = {language: sum(mark.end - mark.start for mark in own) for language, (_, own) in packs.items()}
+    most = max(weights.values())
+    for language, (pack, own) in packs.items():
+        if weights[language] * 10 >= most * 6:
+            yield pack, own
+
+
+def _sentence(
+    text: str, own: list[Mark], pack: Pack, groups: dict[str, int], quotes: Sequence[tuple[int, int]], core: int
+) -> Sentence | None:
+    mask = 0
+    for mark in own:
+        mask |= mark.mask
+    if not mask & core:
+        if mask & (_GROUP | _ADJECTIVE):
+            _meant(_joined(_longest(own)), pack, groups)
+        return None
+    marks = _longest(own)
+    if mask & _ADJECTIVE:
+        marks = _joined(marks)
+    if mask & (_GROUP | _THEY | _ADJECTIVE):
+        marks = _meant(marks, pack, groups)
+    if mask & _NEGATION and mask & _PREDICATE:
+        marks = _denied(text, marks, pack)
+    mask = 0
+    for mark in marks:
+        mask |= mark.mask
+    return Sentence(marks, mask, pack, quotes) if mask & core else None
+
+
+def _longest(marks: list[Mark]) -> list[Mark]:
+    """Without the words inside longer ones."""
+    marks.sort(key=lambda mark: (mark.start, -mark.end))
+    kept: list[Mark] = []
+    for mark in marks:
+        if kept and mark.end <= kept[-1].end:
+            last = kept[-1]
+            if (mark.start, mark.end) == (last.start, last.end):
+                kept[-1] = Mark(last.start, last.end, last.mask | mark.mask)
+        else:
+            kept.append(mark)
+    return kept
+
+
+def _joined(marks: list[Mark]) -> list[Mark]:
+    """With `gay` and `people` as one group."""
+    kept: list[Mark] = []
+    for mark in marks:
+        last = kept[-1] if kept else None
+        if last and mark.start - last.end <= 2 and (last.mask | mark.mask) & _ADJECTIVE:
+            one, two = last.mask, mark.mask
+            if one & (_PERSON | _GROUP) and two & _ADJECTIVE or one & _ADJECTIVE and two & (_PERSON | _GROUP):
+                mask = (one | two) & ~(_ADJECTIVE | BIT["person"] | BIT["slur_ambiguous"]) | _GROUP
+                kept[-1] = Mark(last.start, mark.end, mask)
+                continue
+        kept.append(mark)
+    return kept
+
+
+def _meant(marks: list[Mark], pack: Pack, groups: dict[str, int]) -> list[Mark]:
+    """With `they` as the group that was named before."""
+    named = groups.get(pack.language, -_BACK - 1)
+    read: list[Mark] = []
+    for mark in marks:
+        if mark.mask & _GROUP:
+            named = mark.end
+        elif mark.mask & _THEY and mark.start - named <= _BACK:
+            mark = Mark(mark.start, mark.end, mark.mask | MEANT)
+            named = mark.end
+        read.append(mark)
+    groups[pack.language] = named
+    return read
+
+
+def _denied(text: str, marks: list[Mark], pack: Pack) -> list[Mark]:
+    """With what a negation turns over. Two turn it back."""
+    counts = dict.fromkeys(range(len(marks)), 0)
+    for at, mark in enumerate(marks):
+        if mark.mask & _NEGATION:
+            behind = _first(text, marks, range(at + 1, len(marks)), mark) if pack.negation != "after" else None
+            if behind is None and pack.negation != "before":
+                behind = _first(text, marks, range(at - 1, -1, -1), mark)
+            if behind is not None:
+                counts[behind] += 1
+                for later in _sharing(marks, behind):
+                    counts[later] += 1
+    return [_turned(mark) if counts[at] % 2 else mark for at, mark in enumerate(marks)]
+
+
+def _sharing(marks: list[Mark], first: int) -> Iterator[int]:
+    """The later words that share a negation: those in line with it, and the wrong that is not allowed."""
+    kind = BAD if marks[first].mask & BAD else GOOD
+    for later in range(first + 1, len(marks)):
+        if marks[later].start - marks[later - 1].end > _NEAR or not marks[later].mask & kind:
+            break
+        yield later
+    if marks[first].mask & _ALLOW:
+        for later in range(first + 1, len(marks)):
+            if marks[later].mask & BAD:
+                yield later
+                # Both are turned: nobody is denied anything good.
+                yield first
+                break
+
+
+def _first(text: str, marks: list[Mark], places: range, negation: Mark) -> int | None:
+    """The first word from there that a negation turns over."""
+    for at in places:
+        mark = marks[at]
+        low, high = (negation.end, mark.start) if mark.start >= negation.end else (mark.end, negation.start)
+        if high - low > _FAR or mark.mask & _BUT or text.find(",", low, high) >= 0:
+            return None
+        if mark.mask & _PREDICATE:
+            return at
+    return None
+
+
+def _turned(mark: Mark) -> Mark:
+    mask = mark.mask & ~_PREDICATE
+    if mark.mask & BAD:
+        mask |= DENIED
+    if mark.mask & GOOD:
+        mask |= UNGOOD
+    return Mark(mark.start, mark.end, mask)
