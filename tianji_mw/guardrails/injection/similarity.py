@@ -1,15 +1,15 @@
-"""Whether a text says nearly the same as a typical sentence of an attack: shared words and pairs of words, hashed."""
+"""Whether a text says nearly the same as a typical sentence of an attack: shared pairs of words, hashed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from tianji_mw.guardrails.folding import fold
 from tianji_mw.guardrails.injection.features import Block, hashes
 
 #: The part of a sentence that has to be in a window.
-_PART: Final = 0.62
+_PART: Final = 0.55
 
 
 class Similarity:
@@ -24,12 +24,14 @@ class Similarity:
         self._known = frozenset[int]().union(*(features for _, features in self._sentences))
         self._least = min((len(features) for _, features in self._sentences), default=0) * _PART
 
-    def find(self, window: Block) -> str:
-        """The category of a sentence that stands in this window, nearly; empty for none."""
-        common = self._known & window.hashed
-        if len(common) < self._least:
-            return ""
-        for category, features in self._sentences:
-            if len(features & common) >= _PART * len(features):
-                return category
-        return ""
+    def find(self, blocks: Sequence[Block]) -> set[str]:
+        """The categories of sentences that nearly stand in a window."""
+        found: set[str] = set()
+        before: frozenset[int] = frozenset()
+        for block in blocks:
+            part = self._known & block.hashed
+            common = before | part
+            before = part
+            if len(common) >= self._least:
+                found |= {kind for kind, features in self._sentences if len(features & common) >= _PART * len(features)}
+        return found
