@@ -26,14 +26,15 @@ def make() -> Callable[[str], dict[str, object]]:
     harm, scanner = asyncio.run(parts())
 
     def judged(text: str) -> dict[str, object]:
-        findings = harm.findings(scanner.scan(text))
+        scanned = scanner.scan(text)
+        findings = harm.findings(scanned)
         flagged = [finding for finding in findings if finding.score >= THRESHOLD]
         return {
             "flagged": bool(flagged),
             "score": max((finding.score for finding in findings), default=0.0),
             "categories": [finding.category for finding in flagged],
             "severity": max((finding.severity for finding in findings), default=0),
-            "spans": [[*span, finding.category] for finding in flagged for span in finding.spans],
+            "spans": [[*scanned.span(*word), finding.category] for finding in flagged for word in finding.words],
         }
 
     return judged

@@ -197,7 +197,7 @@ class ContentFilter(Guardrail):
     def _found(self, own: _Own, scanned: Scanned, *, every: bool) -> Iterator[Found]:
         """Everything, in LiteLLM's order: categories, patterns, words."""
         if own.harm is not None:
-            yield from self._harm(own.harm, scanned)
+            yield from self._harm(own.harm, scanned, every)
         matches = list(own.regexes.find(scanned.original, every=every))
         hits = scanned.of(own)
         yield from categorised(
@@ -208,7 +208,7 @@ class ContentFilter(Guardrail):
             yield from self._known_forms(scanned.original, names)
         yield from blocked(scanned, hits)
 
-    def _harm(self, harm: Harm, scanned: Scanned) -> Iterator[Found]:
+    def _harm(self, harm: Harm, scanned: Scanned, every: bool) -> Iterator[Found]:
         rules = self.built_in
         for finding in harm.findings(scanned):
             for rule in rules:
@@ -216,8 +216,13 @@ class ContentFilter(Guardrail):
                     continue
                 if finding.severity >= (rule.severity_threshold or self.severity_threshold):
                     detail = {"severity": level_name(finding.severity)}
-                    for start, end in finding.spans or ((0, len(scanned.original)),):
-                        yield Found(start, end, rule.action or "block", finding.category, detail, depends=True)
+                    action = rule.action or "block"
+                    if action == "block" and not every:  # where it stands makes no difference
+                        yield Found(0, len(scanned.original), action, finding.category, detail, depends=True)
+                        continue
+                    for word in finding.words:
+                        start, end = scanned.span(*word)
+                        yield Found(start, end, action, finding.category, detail, depends=True)
 
     def _known_forms(self, text: str, names: Iterable[str]) -> Iterator[Found]:
         spans = list(prebuilt.find(text, names))

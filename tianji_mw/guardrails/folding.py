@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,7 +18,7 @@ from typing import Final
 _SIGNS: Final = {
     **dict(zip("øłđħŧıɨʉƀ", "oldhtiiub", strict=True)),
     **{"æ": "ae", "œ": "oe", "þ": "th", "ð": "d"},
-    **dict(zip("‘’‚‛`´′“”„«»″", "''''''" + "'" + '""""""', strict=True)),
+    **dict(zip("‘’‚‛´′“”„«»″", "'''''" + "'" + '""""""', strict=True)),
     **dict.fromkeys("‐‑‒–—―−", "-"),
     **dict.fromkeys("\t\n\r\x0b\x0c\x85\u2028\u2029", " "),
     # Small capitals.
@@ -28,11 +29,13 @@ _SIGNS: Final = {
 }
 #: Cyrillic and Greek letters that look like Latin ones; folded in words that mix the scripts.
 _LOOK_ALIKES: Final = str.maketrans("аеорсухіѕјһԁԛԝӏгпвмнткьαοερτικνυβηωϲ", "aeopcyxisjhdqwlrnbmhtkbaoeptiknubnwc")
-_FOREIGN: Final = re.compile("[\u0370-\u04ff\u0500-\u052f]")
+_BORDER: Final = re.compile("[\u0370-\u052f](?:(?=[a-z])|(?<=[a-z].))")
 _MIXED: Final = re.compile(
     "[a-z0-9]*(?:[a-z][\u0370-\u052f]|[\u0370-\u052f][a-z])[a-z0-9\u0370-\u052f]*|"
     "[\u0370-\u052f]+(?=[a-z])[a-z0-9\u0370-\u052f]*"
 )
+_STRETCH: Final = re.compile(r"[\x20-\x7e]+|[^\x20-\x7e]+")
+_OTHER: Final = re.compile(r"[^\x20-\x7e]+")
 _BLANKS: Final = re.compile(" {2,}")
 #: Marks of scripts in which they are mere ornament or accent: Latin, Greek, Cyrillic, Arabic, the Devanagari nukta.
 _MARKS: Final = re.compile(
@@ -44,26 +47,26 @@ _TAGS: Final = range(0xE0020, 0xE007F)
 class Folded:
     """A text in its folded form, `text`; `span` tells where a piece of that stands in the original."""
 
-    __slots__ = ("_at", "original", "text")
+    __slots__ = ("_places", "original", "text")
 
     def __init__(self, original: str) -> None:
         self.original = original
         self.text = fold(original)
-        self._at: list[int] | None = None
+        self._places: _Places | None = None
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Where text[start:end] stands in the original. All of it, where the places cannot be told."""
         if self.original.isascii() and len(self.text) == len(self.original):
             return start, end
-        if self._at is None:
-            self._at = list(_places(self.original))
-        at = self._at
-        if len(at) != len(self.text):  # sequences that are joined in no way that is known here
+        if self._places is None:
+            self._places = _Places(self.original)
+        places, size = self._places, len(self.text)
+        if places.size != size:  # sequences that are joined in no way that is known here
             return 0, len(self.original)
-        after = end
-        while after < len(at) and at[after] == at[end - 1]:
-            after += 1
-        return at[start], at[after] if after < len(at) else len(self.original)
+        last = places.of(end - 1)
+        while end < size and places.of(end) == last:
+            end += 1
+        return places.of(start), places.of(end) if end < size else len(self.original)
 
 
 def fold(text: str) -> str:
@@ -79,10 +82,13 @@ def fold(text: str) -> str:
     else:
         if not unicodedata.is_normalized("NFKC", text):
             text = unicodedata.normalize("NFKC", text)
-        text = text.translate(_table())
-        if _FOREIGN.search(text):
+        # ASCII needs lower case alone, which costs a tenth of the table.
+        text = _OTHER.sub(lambda found: found[0].translate(_table()), text.lower())
+        if _BORDER.search(text):
             text = _MIXED.sub(lambda word: word[0].translate(_LOOK_ALIKES), text)
-    return _BLANKS.sub(" ", text) if "  " in text else text
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text
 
 
 class _Table(dict[int, str]):
@@ -118,14 +124,58 @@ def _char(char: str) -> str:
     return "".join(_SIGNS.get(one, one) for one in bare)
 
 
-def _places(original: str) -> Iterator[int]:
+class _Places:
     """For each character of the folded text, where it comes from."""
-    blank = False
-    for start, cluster in _clusters(original):
-        for char in unicodedata.normalize("NFKC", cluster).translate(_table()):
-            if char != " " or not blank:
-                yield start
-            blank = char == " "
+
+    __slots__ = ("_blank", "_folded", "_original", "size")
+
+    def __init__(self, original: str) -> None:
+        self.size = 0
+        self._blank = False
+        #: Where the distance between a character and its origin changes, in both texts.
+        self._folded: list[int] = [0]
+        self._original: list[int] = [0]
+        for found in _STRETCH.finditer(original):
+            stretch, start = found[0], found.start()
+            if _one_by_one(stretch):
+                self._add(stretch, start)
+            else:
+                for place, cluster in _clusters(stretch):
+                    for char in unicodedata.normalize("NFKC", cluster).translate(_table()):
+                        self._add(char, start + place)
+
+    def of(self, at: int) -> int:
+        """Where the character comes from."""
+        last = bisect_right(self._folded, at) - 1
+        return self._original[last] + at - self._folded[last]
+
+    def _add(self, text: str, start: int) -> None:
+        """Count characters that stand one by one in the original, without blanks behind blanks."""
+        at = 0
+        if self._blank:
+            at = len(text) - len(text.lstrip(" "))
+        for found in _BLANKS.finditer(text, at):
+            self._run(found.start() + 1 - at, start + at)
+            at = found.end()
+        self._run(len(text) - at, start + at)
+        self._blank = text.endswith(" ") if text else self._blank
+
+    def _run(self, size: int, start: int) -> None:
+        if size:
+            if self.size - start != self._folded[-1] - self._original[-1]:
+                self._folded.append(self.size)
+                self._original.append(start)
+            self.size += size
+
+
+def _one_by_one(stretch: str) -> bool:
+    """Whether each character has one that is no blank, so that no mark is lost and no blank added."""
+    if stretch.isascii():
+        return stretch.isprintable()
+    if not unicodedata.is_normalized("NFKC", stretch):
+        return False
+    table = _table()
+    return all(len(folded) == 1 and folded != " " for folded in map(table.__getitem__, map(ord, set(stretch))))
 
 
 def _clusters(text: str) -> Iterator[tuple[int, str]]:

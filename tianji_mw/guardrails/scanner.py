@@ -7,8 +7,9 @@ for the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from unicodedata import category
 
 from tianji_mw.call import Call
 from tianji_mw.errors import SetupError
@@ -58,6 +59,9 @@ class _Word(NamedTuple):
     open_right: bool
 
 
+_NOTHING: Final[tuple[bool, tuple[_Word, ...]]] = (False, ())
+
+
 class Scanner:
     """The automaton (Aho and Corasick, 1975) of one process; `Scanner.of(runtime)` gives it."""
 
@@ -66,6 +70,7 @@ class Scanner:
             import ahocorasick
         except ImportError:
             raise SetupError('this guardrail needs a package; pip install "tianji-mw[guardrails]"') from None
+        #: Of the bytes of UTF-8, each as a character: with letters of all scripts it would be ten times as slow.
         self._automaton: ahocorasick.Automaton = ahocorasick.Automaton()
 
     @classmethod
@@ -85,25 +90,35 @@ class Scanner:
 
         Words stand alone; a `*` before or behind one lets letters stand there. Of scripts without blanks, all do.
         """
-        for word, what in words.items() if isinstance(words, Mapping) else words:
-            bare = fold(word.strip("*")).strip(" ")
-            if not bare:
-                continue
-            left = word.startswith("*") or bool(_UNSPACED.match(bare[0])) or not bare[0].isalnum()
-            right = word.endswith("*") or bool(_UNSPACED.match(bare[-1])) or not bare[-1].isalnum()
-            known: tuple[_Word, ...] = self._automaton.get(bare, ())
-            self._automaton.add_word(bare, (*known, _Word(owner, what, len(bare), left, right)))
-        if len(self._automaton):
-            self._automaton.make_automaton()
+        self.add_all({owner: words})
+
+    def add_all(self, words_of: Mapping[Any, Mapping[str, Any] | Iterable[tuple[str, Any]]]) -> None:
+        """`add` for several owners at once."""
+        for owner, words in words_of.items():
+            for word, what in words.items() if isinstance(words, Mapping) else words:
+                bare = fold(word.strip("*")).strip(" ")
+                if bare:
+                    left = word.startswith("*") or not _bound(bare[0])
+                    right = word.endswith("*") or not _bound(bare[-1])
+                    self._put(_key(bare), _Word(owner, what, len(bare), left, right))
+        self._ready()
+
+    def _put(self, key: str, *words: _Word) -> None:
+        known: tuple[_Word, ...] = self._automaton.get(key, _NOTHING)[1]
+        every = (*known, *words)
+        self._automaton.add_word(key, (any(word.open_right for word in every), every))
 
     def forget(self, owner: object) -> None:
         """Take the words of this owner out again."""
-        for bare, words in list(self._automaton.items()):
+        for key, (_, words) in list(self._automaton.items()):
             kept = tuple(word for word in words if word.owner is not owner)
-            if not kept:
-                self._automaton.remove_word(bare)
-            elif kept != words:
-                self._automaton.add_word(bare, kept)
+            if len(kept) < len(words):
+                self._automaton.remove_word(key)
+                if kept:
+                    self._put(key, *kept)
+        self._ready()
+
+    def _ready(self) -> None:
         if len(self._automaton):
             self._automaton.make_automaton()
 
@@ -121,17 +136,69 @@ class Scanner:
 
     def _scan(self, text: str) -> Scanned:
         scanned = Scanned(text)
-        folded, hits = scanned.text, scanned.hits
-        if not len(self._automaton):
-            return scanned
-        size = len(folded)
-        for last, words in self._automaton.iter(folded):
-            end = last + 1
-            for word in words:
-                start = end - word.length
-                if not word.open_right and end < size and folded[end].isalnum():
-                    continue
-                if not word.open_left and start and folded[start - 1].isalnum():
-                    continue
-                hits.setdefault(word.owner, []).append(Hit(start, end, word.what))
+        scanned.hits = self.hits(scanned.text)
         return scanned
+
+    def hits(self, folded: str, start: int = 0, end: int | None = None) -> dict[object, list[Hit]]:
+        """The words between two places of a text that is folded already, by owner."""
+        hits: dict[object, list[Hit]] = {}
+        if not len(self._automaton):
+            return hits
+        size = len(folded)
+        end = size if end is None else end
+        piece = folded if not start and end == size else folded[start:end]
+        for behind, free, words in self._plain(piece) if piece.isascii() else self._wide(piece):
+            behind += start
+            if behind == end:  # what comes is not in the piece
+                free = end == size or not _letter(folded[end])
+            for owner, what, length, open_left, open_right in words:
+                first = behind - length
+                if (free or open_right) and (open_left or not first or not _letter(folded[first - 1])):
+                    if owner in hits:
+                        hits[owner].append(Hit(first, behind, what))
+                    else:
+                        hits[owner] = [Hit(first, behind, what)]
+        return hits
+
+    def _plain(self, piece: str) -> Iterator[tuple[int, bool, tuple[_Word, ...]]]:
+        """Where words end, whether no letter follows, and which they are. Without those that would be none."""
+        size = len(piece)
+        for last, (any_open, words) in self._automaton.iter(piece):
+            behind = last + 1
+            free = behind == size or not piece[behind].isalnum()
+            if free or any_open:
+                yield behind, free, words
+
+    def _wide(self, piece: str) -> Iterator[tuple[int, bool, tuple[_Word, ...]]]:
+        """`_plain` for texts that are not ASCII."""
+        data = _bytes(piece)
+        read = data.decode("latin-1")
+        size, byte, behind = len(read), 0, 0
+        for last, (any_open, words) in self._automaton.iter(read):
+            at = last + 1
+            if at < size and not any_open and read[at] < "\x80" and read[at].isalnum():
+                continue
+            if at > byte:
+                behind += len(data[byte:at].decode("utf-8", "surrogatepass"))
+                byte = at
+            free = at == size or not _letter(piece[behind])
+            if free or any_open:
+                yield behind, free, words
+
+
+def _letter(char: str) -> bool:
+    """Letters, digits, and the marks that are vowels in the scripts of India."""
+    return char.isalnum() or (char > "\u02ff" and category(char)[0] == "M")
+
+
+def _bound(char: str) -> bool:
+    """Whether a word that begins or ends so has to stand alone there."""
+    return char.isalnum() and not _UNSPACED.match(char)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _key(bare: str) -> str:
+    return bare if bare.isascii() else _bytes(bare).decode("latin-1")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, cast
 
 from tianji_mw.guardrails.harm.pack import BIT, Pack
+from tianji_mw.guardrails.scanner import Hit, Scanner
 
 #: Beyond the concepts: a bad thing that is denied, a good one that is denied, and the end of the bits.
 DENIED: Final = 1 << len(BIT)
@@ -36,18 +37,15 @@ _QUOTE: Final = re.compile('"[^"]{8,300}"|[「『][^」』]{3,100}[」』]')
 _QUOTES: Final = re.compile('["「『]')
 #: So many words make a sentence at most: a text without stops must not cost the square of its length.
 _MOST: Final = 48
+_COMMA: Final = re.compile("[,،、，]")
 #: How far a negation reaches, how far apart two words are that share it, and how far `they` looks back.
 _FAR: Final = 30
 _NEAR: Final = 8
-_BACK: Final = 200
+BACK: Final = 200
 
 
-class Mark(NamedTuple):
-    """A word in the folded text, with the bits of its concepts."""
-
-    start: int
-    end: int
-    mask: int
+#: A word in the folded text; `what` has the bits of its concepts.
+Mark = Hit
 
 
 class Sentence(NamedTuple):
@@ -60,44 +58,50 @@ class Sentence(NamedTuple):
     quotes: Sequence[tuple[int, int]]
 
 
-def ends(text: str) -> list[int]:
-    """Where the sentences of a text end."""
-    return [found.end() for found in _END.finditer(text)]
+class Text:
+    """A folded text in sentences, which are read in their order."""
+
+    def __init__(self, text: str, packs: Mapping[str, Pack], words: Scanner) -> None:
+        self.text = text
+        self._packs, self._words = packs, words
+        self._stops = [found.end() for found in _END.finditer(text)]
+        self._quotes = [found.span() for found in _QUOTE.finditer(text)] if _QUOTES.search(text) else []
+        self._groups: dict[str, int] = {}
+
+    def number(self, place: int) -> int:
+        """The number of the sentence at this place."""
+        return bisect_right(self._stops, place)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Where a sentence starts and ends."""
+        stops = self._stops
+        start = stops[number - 1] if number else 0
+        return start, stops[number] if number < len(stops) else len(self.text)
+
+    def sentences(self, number: int, core: int) -> Iterator[Sentence]:
+        """The sentence in each of the languages that know most of it, where they have anything of `core` in it."""
+        known = cast(dict[str, list[Mark]], self._words.hits(self.text, *self.place(number)))
+        if any(len(own) > _MOST for own in known.values()):
+            for language, own in known.items():
+                for at in range(0, len(own), _MOST):
+                    yield from self._sentence(language, own[at : at + _MOST], core)
+            return
+        for language, own in _best(known) if len(known) > 1 else known.items():
+            yield from self._sentence(language, own, core)
+
+    def _sentence(self, language: str, own: list[Mark], core: int) -> Iterator[Sentence]:
+        sentence = _sentence(self.text, own, self._packs[language], self._groups, self._quotes, core)
+        if sentence is not None:
+            yield sentence
 
 
-def sentences(text: str, marks: Iterable[tuple[int, int, Pack, int]], core: int) -> Iterator[Sentence]:
-    """The sentences that have anything of `core` in them, each in the languages that know most of it."""
-    stops = ends(text)
-    quotes = [found.span() for found in _QUOTE.finditer(text)] if _QUOTES.search(text) else []
-    groups: dict[str, int] = {}
-    rows: dict[int, list[tuple[int, int, Pack, int]]] = {}
-    for row in marks:
-        rows.setdefault(bisect_right(stops, row[1]), []).append(row)
-    for _, found in sorted(rows.items()):
-        for at in range(0, len(found), _MOST):
-            for pack, own in _languages(found[at : at + _MOST]):
-                sentence = _sentence(text, own, pack, groups, quotes, core)
-                if sentence is not None:
-                    yield sentence
-
-
-def _languages(rows: list[tuple[int, int, Pack, int]]) -> Iterator[tuple[Pack, list[Mark]]]:
+def _best(known: Mapping[str, list[Mark]]) -> Iterator[tuple[str, list[Mark]]]:
     """The words by language, without the languages that know much less of the sentence than another."""
-    packs: dict[str, tuple[Pack, list[Mark]]] = {}
-    for start, end, pack, mask in rows:
-        known = packs.get(pack.language)
-        if known is None:
-            packs[pack.language] = pack, [Mark(start, end, mask)]
-        else:
-            known[1].append(Mark(start, end, mask))
-    if len(packs) == 1:
-        yield from packs.values()
-        return
-    weights = {language: sum(mark.end - mark.start for mark in own) for language, (_, own) in packs.items()}
+    weights = {language: sum([mark[1] - mark[0] for mark in own]) for language, own in known.items()}
     most = max(weights.values())
-    for language, (pack, own) in packs.items():
+    for language, own in known.items():
         if weights[language] * 10 >= most * 6:
-            yield pack, own
+            yield language, own
 
 
 def _sentence(
@@ -105,7 +109,7 @@ def _sentence(
 ) -> Sentence | None:
     mask = 0
     for mark in own:
-        mask |= mark.mask
+        mask |= mark.what
     if not mask & core:
         if mask & (_GROUP | _ADJECTIVE):
             _meant(_joined(_longest(own)), pack, groups)
@@ -119,7 +123,7 @@ def _sentence(
         marks = _denied(text, marks, pack)
     mask = 0
     for mark in marks:
-        mask |= mark.mask
+        mask |= mark.what
     return Sentence(marks, mask, pack, quotes) if mask & core else None
 
 
@@ -131,7 +135,7 @@ def _longest(marks: list[Mark]) -> list[Mark]:
         if kept and mark.end <= kept[-1].end:
             last = kept[-1]
             if (mark.start, mark.end) == (last.start, last.end):
-                kept[-1] = Mark(last.start, last.end, last.mask | mark.mask)
+                kept[-1] = Mark(last.start, last.end, last.what | mark.what)
         else:
             kept.append(mark)
     return kept
@@ -142,8 +146,8 @@ def _joined(marks: list[Mark]) -> list[Mark]:
     kept: list[Mark] = []
     for mark in marks:
         last = kept[-1] if kept else None
-        if last and mark.start - last.end <= 2 and (last.mask | mark.mask) & _ADJECTIVE:
-            one, two = last.mask, mark.mask
+        if last and mark.start - last.end <= 2 and (last.what | mark.what) & _ADJECTIVE:
+            one, two = last.what, mark.what
             if one & (_PERSON | _GROUP) and two & _ADJECTIVE or one & _ADJECTIVE and two & (_PERSON | _GROUP):
                 mask = (one | two) & ~(_ADJECTIVE | BIT["person"] | BIT["slur_ambiguous"]) | _GROUP
                 kept[-1] = Mark(last.start, mark.end, mask)
@@ -154,13 +158,13 @@ def _joined(marks: list[Mark]) -> list[Mark]:
 
 def _meant(marks: list[Mark], pack: Pack, groups: dict[str, int]) -> list[Mark]:
     """With `they` as the group that was named before."""
-    named = groups.get(pack.language, -_BACK - 1)
+    named = groups.get(pack.language, -BACK - 1)
     read: list[Mark] = []
     for mark in marks:
-        if mark.mask & _GROUP:
+        if mark.what & _GROUP:
             named = mark.end
-        elif mark.mask & _THEY and mark.start - named <= _BACK:
-            mark = Mark(mark.start, mark.end, mark.mask | MEANT)
+        elif mark.what & _THEY and mark.start - named <= BACK:
+            mark = Mark(mark.start, mark.end, mark.what | MEANT)
             named = mark.end
         read.append(mark)
     groups[pack.language] = named
@@ -171,7 +175,7 @@ def _denied(text: str, marks: list[Mark], pack: Pack) -> list[Mark]:
     """With what a negation turns over. Two turn it back."""
     counts = dict.fromkeys(range(len(marks)), 0)
     for at, mark in enumerate(marks):
-        if mark.mask & _NEGATION:
+        if mark.what & _NEGATION:
             behind = _first(text, marks, range(at + 1, len(marks)), mark) if pack.negation != "after" else None
             if behind is None and pack.negation != "before":
                 behind = _first(text, marks, range(at - 1, -1, -1), mark)
@@ -184,14 +188,14 @@ def _denied(text: str, marks: list[Mark], pack: Pack) -> list[Mark]:
 
 def _sharing(marks: list[Mark], first: int) -> Iterator[int]:
     """The later words that share a negation: those in line with it, and the wrong that is not allowed."""
-    kind = BAD if marks[first].mask & BAD else GOOD
+    kind = BAD if marks[first].what & BAD else GOOD
     for later in range(first + 1, len(marks)):
-        if marks[later].start - marks[later - 1].end > _NEAR or not marks[later].mask & kind:
+        if marks[later].start - marks[later - 1].end > _NEAR or not marks[later].what & kind:
             break
         yield later
-    if marks[first].mask & _ALLOW:
+    if marks[first].what & _ALLOW:
         for later in range(first + 1, len(marks)):
-            if marks[later].mask & BAD:
+            if marks[later].what & BAD:
                 yield later
                 # Both are turned: nobody is denied anything good.
                 yield first
@@ -203,17 +207,17 @@ def _first(text: str, marks: list[Mark], places: range, negation: Mark) -> int |
     for at in places:
         mark = marks[at]
         low, high = (negation.end, mark.start) if mark.start >= negation.end else (mark.end, negation.start)
-        if high - low > _FAR or mark.mask & _BUT or text.find(",", low, high) >= 0:
+        if high - low > _FAR or mark.what & _BUT or _COMMA.search(text, low, high):
             return None
-        if mark.mask & _PREDICATE:
+        if mark.what & _PREDICATE:
             return at
     return None
 
 
 def _turned(mark: Mark) -> Mark:
-    mask = mark.mask & ~_PREDICATE
-    if mark.mask & BAD:
+    mask = mark.what & ~_PREDICATE
+    if mark.what & BAD:
         mask |= DENIED
-    if mark.mask & GOOD:
+    if mark.what & GOOD:
         mask |= UNGOOD
     return Mark(mark.start, mark.end, mask)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from tianji_mw.guardrails.harm import pack as packs
-from tianji_mw.guardrails.harm.clauses import Mark, sentences
+from tianji_mw.guardrails.harm.clauses import BACK, Mark, Text
 from tianji_mw.guardrails.harm.pack import BIT, Pack
-from tianji_mw.guardrails.harm.rules import CORE, Found, judge
+from tianji_mw.guardrails.harm.rules import ANCHOR, CORE, Found, judge
 from tianji_mw.guardrails.harm.tricks import Repair, Speller, original, repaired
 from tianji_mw.guardrails.scanner import Hit, Scanned, Scanner
 from tianji_mw.runtime import Runtime
@@ -19,8 +19,14 @@ _BASE: Final = (0.0, 0.25, 0.6, 0.85)
 
 #: Words beside which a misspelt one is looked for, how far, and at how many places of a text.
 _HALF: Final = (
-    BIT["group"] | BIT["group_adjective"] | BIT["slur_ambiguous"] | BIT["dehumanising"] | BIT["contempt"] | BIT["violent"]
+    BIT["group"]
+    | BIT["group_adjective"]
+    | BIT["slur_ambiguous"]
+    | BIT["dehumanising"]
+    | BIT["contempt"]
+    | BIT["violent"]
 )
+_GROUPS: Final = BIT["group"] | BIT["group_adjective"]
 _AROUND: Final = 60
 _MOST_LOOKS: Final = 6
 
@@ -34,18 +40,30 @@ class Finding(NamedTuple):
     severity: int
     #: From 0 to 1; it rises with severity, and within one with the number of words.
     score: float
-    #: The words, in characters of the original text.
-    spans: tuple[tuple[int, int], ...]
+    #: The words, in characters of the folded text.
+    words: tuple[tuple[int, int], ...]
 
 
 class Harm:
-    """The scorer of one process; `Harm.of(runtime)` gives it."""
+    """The scorer of one process; `Harm.of(runtime)` gives it.
+
+    The shared scanner looks for the telling words alone. Sentences that have one are read again, with all words.
+    """
 
     def __init__(self, loaded: list[Pack], scanner: Scanner) -> None:
-        self._scanner = scanner
+        self._packs = {pack.language: pack for pack in loaded}
         self._speller = Speller(loaded)
+        self._words = Scanner()
+        telling: dict[str, int] = {}
+        small = BIT["small"]
+        self._words.add_all(
+            {pack.language: [(word, mask) for word, mask in pack.words.items() if mask != small] for pack in loaded}
+        )
         for pack in loaded:
-            scanner.add(self, ((word, (pack, mask)) for word, mask in pack.words.items() if mask != BIT["small"]))
+            for word, mask in pack.words.items():
+                if mask & (ANCHOR | _HALF) and not mask & BIT["neutral"]:
+                    telling[word] = telling.get(word, 0) | mask
+        scanner.add(self, telling)
 
     @classmethod
     async def of(cls, runtime: Runtime) -> Harm:
@@ -63,7 +81,7 @@ class Harm:
     def findings(self, scanned: Scanned) -> list[Finding]:
         """What the text holds, the gravest first. Pure: the same text has the same findings."""
         text, hits = scanned.text, scanned.of(self)
-        found = self._judged(text, [(hit.start, hit.end, *hit.what) for hit in hits])
+        found = self._read(Text(text, self._packs, self._words), hits) if hits else []
         if not any(one.severity > 1 for one in found):
             repairs = [*self._speller.odd(text), *self._beside(text, hits)]
             if repairs:
@@ -71,21 +89,24 @@ class Harm:
         by_category: dict[str, list[Found]] = {}
         for one in found:
             by_category.setdefault(one.category, []).append(one)
-        findings = [_finding(scanned, category, every) for category, every in by_category.items()]
+        findings = [_finding(category, every) for category, every in by_category.items()]
         return sorted(findings, key=lambda finding: -finding.score)
 
-    def _judged(self, text: str, rows: list[tuple[int, int, Pack, int]]) -> list[Found]:
-        total = 0
-        for row in rows:
-            total |= row[3]
-        if not total & CORE:
-            return []
-        return [found for sentence in sentences(text, rows, CORE) for found in judge(sentence)]
+    def _read(self, text: Text, hits: list[Hit]) -> list[Found]:
+        """What the sentences with these words hold; behind a group also those that may speak of it."""
+        numbers: set[int] = set()
+        for start, end, mask in hits:
+            if mask & ANCHOR:
+                number = text.number(start)
+                numbers.add(number)
+                if mask & _GROUPS:
+                    numbers.update(range(number, text.number(end + BACK) + 1))
+        return [found for number in sorted(numbers) for one in text.sentences(number, CORE) for found in judge(one)]
 
     def _beside(self, text: str, hits: list[Hit]) -> Iterator[Repair]:
         """Repairs near words that are half of a finding."""
         looked = -1
-        for hit in [hit for hit in hits if hit.what[1] & _HALF][:_MOST_LOOKS]:
+        for hit in [hit for hit in hits if hit.what & _HALF][:_MOST_LOOKS]:
             start, end = max(looked, hit.start - _AROUND), min(len(text), hit.end + _AROUND)
             # Whole words.
             while 0 < start and start != looked and text[start - 1] != " ":
@@ -99,22 +120,23 @@ class Harm:
     def _second(self, text: str, repairs: list[Repair]) -> list[Found]:
         """What the repaired text holds, in places of this one; no more than harm, as it is a guess."""
         read, places = repaired(text, repairs)
-        again = self._scanner.scan(read)
-        if again.text != read:
-            return []
-        found = self._judged(read, [(hit.start, hit.end, *hit.what) for hit in again.of(self)])
+        again = Text(read, self._packs, self._words)
+        numbers = {again.number(start) for start, _, _, _ in places}
+        found = [
+            one for number in sorted(numbers) for sentence in again.sentences(number, CORE) for one in judge(sentence)
+        ]
         return [
             Found(
                 one.category,
                 min(one.severity, 2),
-                tuple(Mark(*original(word.start, word.end, places), word.mask) for word in one.words),
+                tuple(Mark(*original(word.start, word.end, places), word.what) for word in one.words),
             )
             for one in found
         ]
 
 
-def _finding(scanned: Scanned, category: str, found: list[Found]) -> Finding:
+def _finding(category: str, found: list[Found]) -> Finding:
     severity = max(one.severity for one in found)
     words = {(word.start, word.end) for one in found if one.severity == severity for word in one.words}
-    spans = tuple(scanned.span(start, end) for start, end in sorted(words))
-    return Finding(category, severity, min(_BASE[severity] + 0.02 * (len(found) - 1), _BASE[severity] + 0.14), spans)
+    score = min(_BASE[severity] + 0.02 * (len(found) - 1), _BASE[severity] + 0.14)
+    return Finding(category, severity, score, tuple(sorted(words)))

@@ -14,11 +14,14 @@ from typing import Final, NamedTuple
 from tianji_mw.guardrails.folding import fold
 from tianji_mw.guardrails.harm.pack import BIT, Pack
 
-#: `h4te`, `k!ll`, `f*ck`; and `h a t e`, `h.a.t.e`.
-_ODD: Final = re.compile(
-    r"(?<![\w@$])(?=[a-z0-9@$!*]{0,15}[a-z])(?:[a-z]+[0-9@$!*]|[0-9@$][a-z])[a-z0-9@$!*]{1,16}"
-    r"|(?<![\w'])\w(?:[ ._*-]\w){2,40}(?![\w'])"
+#: `h4te`, `k!ll`, `f*ck`; and `h a t e`, `h.a.t.e`. Each with what is looked for first, as it is rare and found fast.
+_DIGITS: Final = re.compile(
+    r"(?<![\w@$])(?=[a-z0-9@$!*]{0,15}[a-z])(?:[a-z]+[0-9@$!*]|[0-9@$][a-z])[a-z0-9@$!*]{1,16}",
 )
+_DIGIT: Final = re.compile(r"[0-9@$!*](?:(?=[a-z0-9@$!*])(?<=[a-z].)|(?<![!*])(?=[a-z][a-z0-9@$!*]))")
+_SPACED: Final = re.compile(r"(?<![\w'])\w(?:[ ._*-]\w){2,40}(?![\w'])")
+_SPACE: Final = re.compile(r"[ ._*-]\w[ ._*-]\w(?![\w'])")
+_FORMS: Final = ((_DIGIT, _DIGITS, 18), (_SPACE, _SPACED, 82))
 _LETTERS: Final = (str.maketrans("0134579@$!", "oieastgasi"), str.maketrans("0134578@$!", "oleastbasl"))
 _APART: Final = re.compile(r"[ ._*-]")
 _TOKEN: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
@@ -57,7 +60,7 @@ class Speller:
                     self._worth.add(bare)
                     if " " in bare:
                         self._joined.setdefault(bare.replace(" ", ""), bare)
-        for word in self._worth:
+        for word in sorted(self._worth):
             if 5 <= len(word) <= 14 and word.isalpha():
                 for at in range(1, len(word)):
                     self._short.setdefault(word[:at] + word[at + 1 :], word)
@@ -67,7 +70,7 @@ class Speller:
 
     def odd(self, text: str) -> Iterator[Repair]:
         """Repairs of what looks like a trick."""
-        for found in _ODD.finditer(text):
+        for found in _odd(text):
             piece = found[0]
             bare = _APART.sub("", piece) if _APART.search(piece) else ""
             if len(bare) * 2 - 1 == len(piece):
@@ -136,6 +139,19 @@ class Speller:
                     at = end - 1
                     break
             at += 1
+
+
+def _odd(text: str) -> Iterator[re.Match[str]]:
+    """Places that look like a trick."""
+    for sign, form, size in _FORMS:
+        looked = 0
+        for hint in sign.finditer(text):
+            if hint.start() >= looked:
+                end = hint.end() + size
+                for found in form.finditer(text, max(looked, hint.start() - size), end):
+                    looked = found.end()
+                    yield found
+                looked = max(looked, hint.end())
 
 
 def repaired(text: str, repairs: Sequence[Repair]) -> tuple[str, list[tuple[int, int, int, int]]]:
