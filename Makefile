@@ -15,7 +15,7 @@ UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
-.PHONY: eval-guardrails run run-llm test test-fast lint format bench bench-quick lock clean node emulators
+.PHONY: eval-guardrails property run run-llm test test-fast lint format bench bench-quick lock clean node emulators
 
 run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network needed
 	$(BIN)/tianji-sidecar run --port $(PORT) --admin-port $(ADMIN_PORT) $(if $(CONFIG),--config $(CONFIG))
@@ -28,6 +28,9 @@ test: $(VENV)/.test node emulators lint ## everything
 
 test-fast: $(VENV)/.test ## the part without servers and foreign SDKs, under a minute
 	$(PYTEST) -n 2 -m "not slow" tests/unit tests/contract
+
+property: $(VENV)/.test ## every cut of a forbidden word in every kind of stream, over 100,000 cases
+	TIANJI_PROPERTY=1 $(PYTEST) tests/unit/guardrails/test_release_exhaustive.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -204,7 +205,8 @@ async def test_a_fault_in_the_middle_of_a_stream(llm: FakeLLM, serve: Serve, kin
     """Asked about each part, the service answers twice and then fails: the stream ends there, or goes on unchecked."""
     async with FaultyService(fault, healthy=2) as service:
         app = await served(serve, llm, config(llm.url, service.url, kind, fault, release="window"))
-        llm._default = lambda request: echo(request, step=300)
+        # Apart in time: parts that come together are one question.
+            llm._default = lambda request: replace(echo(request, step=300), pause_s=0.01)
         for policy in POLICIES:
             text = f"case-{next(_marks)}, a sentence that is no secret to anybody; " * 30
             messages = [{"role": "user", "content": text}]

@@ -98,6 +98,31 @@ async def test_results_of_tools_in_messages(llm: FakeLLM, serve: Serve) -> None:
     assert driven.status == 400
     assert driven.json["type"] == "error"
     assert b"evil" not in driven.body
+    # An order that users may give, and documents may not.
+    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": HIDDEN}}
+    messages[-1] = {"role": "user", "content": [document, {"type": "text", "text": "When does it open?"}]}
+    assert (await drive(app, body, path="/v1/messages")).status == 400
+    assert llm.requests == []
+
+
+LEGACY = """
+model_list:
+  - {model_name: gpt-4o, litellm_params: {model: openai/gpt-4o, api_base: "URL/v1", api_key: k}}
+litellm_settings:
+  callbacks: ["detect_prompt_injection"]
+  prompt_injection_params: {heuristics_check: true, similarity_check: true}
+"""
+
+
+async def test_litellms_callback(llm: FakeLLM, serve: Serve) -> None:
+    app = await served(serve, LEGACY.replace("URL", llm.url))
+    assert fields(await drive(app, request(ATTACK)))["technique"] == "override"
+    assert llm.requests == []
+    wrong = LEGACY.replace("URL", llm.url).replace(
+        "{heuristics_check: true, similarity_check: true}", "{llm_api_check: true}"
+    )
+    with pytest.raises(ConfigErrors, match="llm_api_check is not supported"):
+        compose(loads(wrong, env={}), env={})
 
 
 async def test_the_operator_may_give_orders(llm: FakeLLM, serve: Serve) -> None:

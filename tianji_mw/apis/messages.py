@@ -156,19 +156,27 @@ def _parts(content: JSON, path: tuple[str | int, ...], role: str) -> Iterator[Pa
     """Texts of `system` or `content`, in order: strings, and every string of a block that can hold language.
 
     Blocks are walked rather than looked up by type, so that block types newer than this file are read too. Not
-    recursive: the depth of a request is the client's choice.
+    recursive: the depth of a request is the client's choice. What tools and documents say has the role `tool`: it
+    stands in messages of the user, who did not write it.
     """
-    stack: list[tuple[tuple[str | int, ...], JSON, bool]] = [(path, content, False)]
+    stack: list[tuple[tuple[str | int, ...], JSON, bool, str]] = [(path, content, False, role)]
     while stack:
-        where, value, free = stack.pop()
+        where, value, free, said = stack.pop()
         if isinstance(value, str):
-            yield Part(where, role, value)
+            yield Part(where, said, value)
         elif isinstance(value, list):
-            stack.extend(((*where, i), value[i], free) for i in range(len(value) - 1, -1, -1))
+            stack.extend(((*where, i), value[i], free, said) for i in range(len(value) - 1, -1, -1))
         elif isinstance(value, dict):
+            if role == "user" and not free and _found(value.get("type")):
+                said = "tool"
             # The arguments of a tool are free JSON: there, `id` or `name` is a text like any other.
             keys = list(value) if free else [key for key in value if key not in _NO_TEXT and not _opaque(value, key)]
-            stack.extend(((*where, key), value[key], free or key == "input") for key in reversed(keys))
+            stack.extend(((*where, key), value[key], free or key == "input", said) for key in reversed(keys))
+
+
+def _found(kind: JSON) -> bool:
+    """Whether a block of this type brings what was found: results of tools, also newer ones, and documents."""
+    return isinstance(kind, str) and (kind in ("document", "search_result") or kind.endswith("tool_result"))
 
 
 def _opaque(block: Mapping[str, JSON], key: str) -> bool:

@@ -25,6 +25,7 @@ ALIASES: Final[Mapping[str, str]] = {
     "azure/prompt_shield": "azure_prompt_shield",
     "azure/text_moderations": "azure_text_moderation",
     "azure/text_moderation": "azure_text_moderation",
+    "detect_prompt_injection": "prompt_injection",
     "generic_guardrail_api": "generic",
     "hide-secrets": "secret_leak",
     "hide_secrets": "secret_leak",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from tianji_mw.config.nodes import Node, kind, plain
 from tianji_mw.errors import ConfigError
@@ -71,6 +71,28 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
                         _put(params, name, entry.fields.pop(name), errors)
             elif block == "credential_list":
                 _rename(entry.child("credential_values"), "params", errors)
+    _detect_prompt_injection(root)
+
+
+def _detect_prompt_injection(root: Node) -> None:
+    """LiteLLM's callback of this name is a guardrail; `prompt_injection_params` are its options."""
+    name = "detect_prompt_injection"
+    settings = root.child("settings")
+    callbacks = settings.child("callbacks") if settings else None
+    if settings is None or callbacks is None or name not in [one.value for one in callbacks.items]:
+        return
+    callbacks.value = [one for one in callbacks.items if one.value != name]
+    if not callbacks.value:
+        del settings.fields["callbacks"]
+    options = settings.fields.pop("prompt_injection_params", None)
+
+    def node(value: Any) -> Node:
+        return Node(value, callbacks.file, callbacks.line, callbacks.key)
+
+    fixed = {"guardrail": "prompt_injection", "mode": "pre_call", "default_on": True}
+    params = {**(options.fields if options else {}), **{key: node(value) for key, value in fixed.items()}}
+    listed = root.fields.setdefault("guardrails", node([]))
+    listed.value = [*listed.items, node({"guardrail_name": node(name), "params": node(params)})]
 
 
 def _rename(node: Node | None, block: str, errors: list[ConfigError]) -> None:

@@ -148,7 +148,7 @@ def _joined(marks: list[Mark]) -> list[Mark]:
         last = kept[-1] if kept else None
         if last and mark.start - last.end <= 2 and (last.what | mark.what) & _ADJECTIVE:
             one, two = last.what, mark.what
-            if one & (_PERSON | _GROUP) and two & _ADJECTIVE or one & _ADJECTIVE and two & (_PERSON | _GROUP):
+            if (one & (_PERSON | _GROUP) and two & _ADJECTIVE) or (one & _ADJECTIVE and two & (_PERSON | _GROUP)):
                 mask = (one | two) & ~(_ADJECTIVE | BIT["person"] | BIT["slur_ambiguous"]) | _GROUP
                 kept[-1] = Mark(last.start, mark.end, mask)
                 continue

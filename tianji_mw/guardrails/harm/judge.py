@@ -109,7 +109,7 @@ class Harm:
         for hit in [hit for hit in hits if hit.what & _HALF][:_MOST_LOOKS]:
             start, end = max(looked, hit.start - _AROUND), min(len(text), hit.end + _AROUND)
             # Whole words.
-            while 0 < start and start != looked and text[start - 1] != " ":
+            while start > 0 and start != looked and text[start - 1] != " ":
                 start -= 1
             while end < len(text) and text[end] != " ":
                 end += 1

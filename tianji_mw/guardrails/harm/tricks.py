@@ -1,4 +1,4 @@
-"""A second look at words that are spelled to be missed: digits for letters, blanks inside or left out, slips of the pen.
+"""A second look at words spelled to be missed: digits for letters, blanks inside or left out, slips of the pen.
 
 It repairs the text where that makes a word of a pack; the repaired text is then judged like any other. Which words are
 worth a look, `judge.py` says: those beside a word that was found, and those that look like tricks anywhere.
@@ -94,9 +94,9 @@ class Speller:
                     yield Repair(token.start(), token.end(), right)
         for one, two in pairwise(tokens):
             word = one[0] + two[0]
-            if two.start() - one.end() == 1 and word in self._worth and len(word) >= 5:
-                if one[0] not in self._words and two[0] not in self._words:
-                    yield Repair(one.start(), two.end(), word)
+            apart = two.start() - one.end() == 1 and word in self._worth and len(word) >= 5
+            if apart and one[0] not in self._words and two[0] not in self._words:
+                yield Repair(one.start(), two.end(), word)
 
     def _stem(self, word: str) -> str | None:
         """The word itself if it, or its beginning, is one; endings such as `s` stay."""
@@ -122,9 +122,9 @@ class Speller:
             return self._joined[word]
         for at in range(2, len(word) - 1):
             left, right = word[:at], word[at:]
-            if left in self._words and right in self._words:
-                if (len(left) >= 4 and left in self._worth) or (len(right) >= 4 and right in self._worth):
-                    return f"{left} {right}"
+            known = left in self._words and right in self._words
+            if known and any(len(part) >= 4 and part in self._worth for part in (left, right)):
+                return f"{left} {right}"
         return None
 
     def _together(self, start: int, piece: str, bare: str) -> Iterator[Repair]:
