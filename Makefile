@@ -43,8 +43,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 eval-guardrails: $(VENV)/.test ## quality of the built-in guardrails on the development data beside this folder
-	$(BIN)/python ../shared/data/eval.py secrets tests.evaluation.leaks:secrets
-	$(BIN)/python ../shared/data/eval.py pii tests.evaluation.leaks:pii
+	$(BIN)/python -m tests.evaluation
 
 bench: $(VENV)/.test bench-tools ## direct, nginx and the sidecar, interleaved; some minutes
 	$(BIN)/python tests/benchmarks/run.py

@@ -206,7 +206,7 @@ async def test_a_fault_in_the_middle_of_a_stream(llm: FakeLLM, serve: Serve, kin
     async with FaultyService(fault, healthy=2) as service:
         app = await served(serve, llm, config(llm.url, service.url, kind, fault, release="window"))
         # Apart in time: parts that come together are one question.
-            llm._default = lambda request: replace(echo(request, step=300), pause_s=0.01)
+        llm._default = lambda request: replace(echo(request, step=300), pause_s=0.01)
         for policy in POLICIES:
             text = f"case-{next(_marks)}, a sentence that is no secret to anybody; " * 30
             messages = [{"role": "user", "content": text}]
