@@ -91,7 +91,7 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     cuts = list(combinations_with_replacement(range(max(map(len, TEXTS.values())) + 1), 2))
-    packets = (1, 2, 7, 61, 150, 1 << 16)
+    packets = (1, 7, 61, 1 << 16)
     for one in product(KINDS, POLICIES, TEXTS, (False, True), cuts, packets, (False, True)):
         yield Case(*one)
 
@@ -160,7 +160,7 @@ def test_at_every_cut_nothing_forbidden_leaves(capsys: pytest.CaptureFixture[str
     if FULL:
         assert number >= 100_000
         with capsys.disabled():
-            print(f"\n{number} cases in {time.monotonic() - began:.0f} s")  # noqa: T201
+            print(f"\n{number} cases in {time.monotonic() - began:.0f} s")
 
 
 class OfWord(Guardrail):
@@ -198,4 +198,4 @@ async def test_through_the_middleware(capsys: pytest.CaptureFixture[str]) -> Non
             assert not any(f'"{WORD[:n]}' in driven.body.decode() for n in range(2, len(WORD))), case
     if FULL:
         with capsys.disabled():
-            print(f"{number} through the middleware")  # noqa: T201
+            print(f"{number} through the middleware")
