@@ -1,6 +1,7 @@
 """Services of guardrails that fail, in every way and on every side: what the config says happens, and is recorded.
 
-Each test is one vendor; its cases (fault, side, plain or streamed, policy) run in one gateway, those of a fault at once.
+Each test is one vendor; its cases (fault, side, plain or streamed, policy) run in one gateway, those of a fault
+at once, except where a fault needs an address or a deadline of its own.
 """
 
 from __future__ import annotations

@@ -78,13 +78,15 @@ class Detector:
     async def of(cls, runtime: Runtime) -> Detector:
         """The one of this process."""
 
+        scanner = await Scanner.of(runtime)
+
         async def made() -> Detector:
             detector = cls()
-            (await Scanner.of(runtime)).add(detector, detector.lexicon.words)
+            scanner.add(detector, detector.lexicon.words)
             return detector
 
-        async def closed(_: Detector) -> None:
-            pass
+        async def closed(detector: Detector) -> None:
+            scanner.forget(detector)
 
         return await runtime.shared(cls, made, closed)
 
