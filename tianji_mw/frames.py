@@ -8,13 +8,13 @@ decodes again. This file knows no API: what a frame means is asked of `call.api`
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import orjson
 
 from tianji_mw.apis import sse
-from tianji_mw.apis.base import JSON, NOTHING, Kind, Seen
+from tianji_mw.apis.base import JSON, NOTHING, Kind, Part, Seen
 from tianji_mw.errors import UpstreamMalformed
 
 if TYPE_CHECKING:
@@ -116,6 +116,16 @@ class Frame:
     @property
     def text(self) -> str:
         return self.seen.text
+
+    @property
+    def repeating(self) -> bool:
+        """Whether it is an event of an API whose streams repeat text."""
+        return self._call.api.repeating and self._form == "sse"
+
+    @property
+    def repeats(self) -> Iterator[Part]:
+        """Texts in it that stood in earlier events."""
+        return self._call.api.repeats(self.data, self.event)
 
     @property
     def readable(self) -> bool:

@@ -355,7 +355,6 @@ async def test_responses(app: App, llm: FakeLLM, mode: Any) -> None:
     assert "".join(deltas) == f"to {MAIL} only"
 
 
-@pytest.mark.xfail(strict=False, reason="the layer shows guardrails no events that repeat text, and leaves them alone")
 @pytest.mark.parametrize(
     ("text", "parts"), [("<EMAIL_ADDRESS_1>", ("<EMAIL_", "ADDRESS_1>")), ("b@c.org", ("b@c", ".org"))]
 )

@@ -89,6 +89,8 @@ class Api:
     #: What the bytes of a frame with usage must match: a cheap test before JSON is decoded.
     usage_pattern: ClassVar[re.Pattern[bytes]] = re.compile(rb'"usage"\s*:\s*\{')
 
+    #: Whether events of its streams repeat text of earlier ones; `repeats` then finds it.
+    repeating: ClassVar[bool] = False
     #: How it writes tools and calls of them.
     tools: ClassVar[Tools] = Tools()
     #: Bytes that close a proper stream, after the last event; empty where an event does it.
@@ -136,6 +138,10 @@ class Api:
     def usage(self, data: JSON) -> Usage | None:
         """Usage in a frame or plain answer; None where it says nothing."""
         return None
+
+    def repeats(self, data: JSON, event: str) -> Iterator[Part]:
+        """Texts in an event that stood in earlier ones, and of which `see` therefore says nothing."""
+        return iter(())
 
     def is_end(self, raw: bytes, data: JSON, event: str) -> bool:
         """Whether this frame tells the client that the stream is complete, well or with an error."""

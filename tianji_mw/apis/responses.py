@@ -57,6 +57,7 @@ class Responses(Api):
     name: ClassVar[str] = "responses"
     paths: ClassVar[tuple[str, ...]] = ("*/v1/responses", "*/openai/responses", "/responses")
     required: ClassVar[tuple[str, ...]] = ("input", "prompt", "previous_response_id", "conversation")
+    repeating: ClassVar[bool] = True
     tools: ClassVar[Tools] = ResponsesTools()
 
     def validate(self, request: Mapping[str, JSON]) -> None:
@@ -84,10 +85,9 @@ class Responses(Api):
     def see(self, data: JSON, event: str) -> Seen:
         """What one event adds.
 
-        `*.done` and `response.completed` repeat what came before and add nothing. They are the one place where text can
-        hide from a reader of deltas: a guard that rewrites or counts must compare `see_whole` of such an event. Seen,
-        too, are the ways around deltas: an item or part that is added with content, the items of hosted tools (they
-        have no deltas), citations, and events this version does not know.
+        `*.done` and `response.completed` repeat what came before and add nothing: see `repeats`. Seen, too, are the
+        ways around deltas: an item or part that is added with content, the items of hosted tools (they have no deltas),
+        citations, and events this version does not know.
         """
         if not isinstance(data, dict):
             return NOTHING
@@ -113,6 +113,17 @@ class Responses(Api):
         if not text:
             return NOTHING
         return Seen("thinking" if "reasoning" in kind else "text" if "content_part" in kind else "tool", text)
+
+    def repeats(self, data: JSON, event: str) -> Iterator[Part]:
+        if not isinstance(data, dict) or self.see(data, event).text:
+            return
+        kind = data.get("type") or event
+        if kind in _STOP | _FAILED:
+            response = data.get("response")
+            if isinstance(response, dict):
+                yield from _walk(response.get("output"), ("response", "output"), "")
+        elif isinstance(kind, str) and kind.endswith(".done"):
+            yield from _walk(data, (), "")
 
     def see_whole(self, data: JSON) -> Seen:
         """The joined text of a response, or of everything that one event of a stream repeats."""

@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from tianji_mw.apis.base import Part
 from tianji_mw.frames import Frame
 from tianji_mw.guardrails.base import Span
 from tianji_mw.guardrails.joined import Channel, Joined, Piece, pieces
+from tianji_mw.guardrails.repeats import Repeats
 from tianji_mw.guardrails.rewrite import merged, put
 
 #: The channel of everything together.
@@ -40,7 +42,10 @@ class Window:
     is remembered for `everything`.
     """
 
-    __slots__ = ("_held", "_hold", "_joined", "_keep", "_open", "_sentences", "_size", "added", "held", "left")
+    __slots__ = (
+        "_again", "_held", "_hold", "_joined", "_keep", "_open", "_repeats", "_sentences", "_size",
+        "added", "held", "left",
+    )  # fmt: skip
 
     def __init__(
         self, size: int, hold: int | Literal["all"] | None = None, *, sentences: bool = False, keep: bool = False
@@ -57,19 +62,26 @@ class Window:
         #: Pieces at the end of a channel's text, which may go on: they are replaced when more is known, or when they
         #: would leave.
         self._open: dict[Channel, tuple[str, list[Span]]] = {}
+        #: Of streams with events that repeat text: all texts, and what the held ones of these events repeat.
+        self._repeats: Repeats | None = None
+        self._again: dict[Frame, list[Part]] = {}
 
     def add(self, frames: Iterable[Frame]) -> list[Scan]:
         """Take frames in; the texts to check before anything is released: the new parts with what stood before them."""
         added: dict[Channel, int] = {}
         before = self.held
         for frame in frames:
-            text = frame.text
+            if self._repeats is None and frame.repeating:
+                self._repeats = Repeats()
+            text = frame.text or self._new_in(frame)
             found = [(_ALL, None, text), *pieces(frame.data, text)] if text else []
             self._held.append((frame, len(text), [channel for channel, _, _ in found]))
             self.held += len(text)
             for channel, path, piece in found:
                 self._joined.setdefault(channel, Joined()).held.append(Piece(frame, path, piece))
                 added[channel] = added.get(channel, 0) + len(piece)
+                if self._repeats is not None and path is not None:
+                    self._repeats.came(channel, piece)
         self.added = self.held - before
         scans: dict[tuple[str, int], list[Channel]] = {}
         for channel, length in added.items():
@@ -78,6 +90,15 @@ class Window:
             scans.setdefault((end, max(len(end) - length, 0)), []).append(channel)
         # One, as nearly always, for one channel.
         return [Scan(text, channels, seen=seen) for (text, seen), channels in scans.items()]
+
+    def _new_in(self, frame: Frame) -> str:
+        """The text of an event that says it repeats what came before, and does not."""
+        if self._repeats is None:
+            return ""
+        again, text = self._repeats.sort(frame.repeats)
+        if again:
+            self._again[frame] = again
+        return text
 
     def sentences(self, *, last: bool) -> tuple[list[Scan], int]:
         """Sentences that are complete now, with what stood before them, and how many characters are new in them."""
@@ -161,8 +182,13 @@ class Window:
             self.left += length
             for channel in channels:
                 joined = self._joined[channel]
-                tail = joined.tail + joined.held.popleft().text
+                piece = joined.held.popleft()
+                tail = joined.tail + piece.text
                 joined.tail = tail if self._keep else tail[-self._size :] if self._size else ""
+                if self._repeats is not None and piece.path is not None:
+                    self._repeats.left(channel, piece)
+            if self._repeats is not None and (again := self._again.pop(frame, None)):
+                self._repeats.retell(frame, again)
             out.append(frame)
         return out
 
