@@ -118,6 +118,7 @@ from typing import Any, Final, Literal, NamedTuple, cast, get_args
 import yaml
 
 from tianji_mw.errors import SetupError
+from tianji_mw.guardrails.folding import fold
 
 Concept = Literal[
     "group", "group_adjective", "person", "minor", "you", "they", "i", "others",
@@ -134,7 +135,7 @@ BIT: Final[Mapping[str, int]] = {concept: 1 << at for at, concept in enumerate(g
 
 
 class Pack(NamedTuple):
-    """The words of one language, each with the bits of its concepts."""
+    """The words of one language, folded, each with the bits of its concepts."""
 
     language: str
     words: Mapping[str, int]
@@ -171,7 +172,7 @@ def read(name: str, text: str) -> Pack:
 
 def _listed(value: Any) -> Iterator[str]:
     for entry in value if isinstance(value, list) else str(value).split(","):
-        word = " ".join(str(entry).split()).strip('"')
+        word = fold(" ".join(str(entry).split()).strip('"'))
         if word.strip("*"):
             yield word
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from tianji_mw.guardrails.folding import fold
 from tianji_mw.guardrails.harm.pack import BIT, Pack
 
 #: `h4te`, `k!ll`, `f*ck`; and `h a t e`, `h.a.t.e`. Each with what is looked for first, as it is rare and found fast.
@@ -54,7 +53,7 @@ class Speller:
         self._short: dict[str, str] = {}
         for pack in packs:
             for word, mask in pack.words.items():
-                bare = fold(word.strip("*"))
+                bare = word.strip("*").strip()
                 self._words.add(bare)
                 if mask & _WORTH and not mask & BIT["neutral"] and bare.isascii() | bare.isalpha():
                     self._worth.add(bare)
