@@ -397,6 +397,25 @@ async def test_names_and_places_with_the_installed_model(llm: FakeLLM, serve: Se
         assert text == "Dear Grace Hopper of Paris, <PERSON> is in <LOCATION>."
 
 
+@pytest.mark.parametrize("anonymizer", [False, True])
+async def test_names_come_back_through_the_services(real: Any, llm: FakeLLM, serve: Serve, anonymizer: bool) -> None:
+    """The real engine with its model, behind REST: mask in, restore out, also where the stream cuts the token."""
+    async with FakeLLM(PresidioServer(real)) as service:
+        env = {"PRESIDIO_ANALYZER_API_BASE": service.url, "PRESIDIO_ANONYMIZER_API_BASE": service.url * anonymizer}
+        entities = {"PERSON": "MASK", "LOCATION": "MASK", "CREDIT_CARD": "BLOCK"}
+        gateway = await served(serve, llm, env, output_parse_pii=True, pii_entities_config=entities)
+        told, back = "🎉 Dear <PERSON_1> of <LOCATION_1>, Barack Obama is in Berlin.", "🎉 Dear Grace Hopper of Paris, "
+        llm.replies += [answer(content=told), Reply.events(*stream_of(*told))]  # one character in each event
+        for stream in (False, True):
+            driven = await drive(gateway, ask("🎉 My name is Grace Hopper and I live in Paris.", stream=stream))
+            assert sent(llm) == "🎉 My name is <PERSON_1> and I live in <LOCATION_1>."
+            text = text_of(driven.body) if stream else driven.json["choices"][0]["message"]["content"]
+            assert text == f"{back}<PERSON> is in <LOCATION>."
+        refused = await drive(gateway, ask(f"Grace Hopper, card {CARD}"))
+        assert (refused.status, len(llm.requests)) == (400, 2)
+        assert b"Grace" not in refused.body
+
+
 async def test_choices_of_a_stream_are_not_found_in_each_other(
     real: Any, llm: FakeLLM, serve: Serve, monkeypatch: Any
 ) -> None:
@@ -476,6 +495,27 @@ async def test_the_requests_as_the_contract_has_them(
     assert [tuple(sorted(one)) for one in change["analyzer_results"]] == [("end", "entity_type", "score", "start")] * 2
 
 
+async def test_the_requests_to_the_byte_against_a_script(llm: FakeLLM, serve: Serve) -> None:
+    text = "né: Grace Hopper"
+    found = {"entity_type": "PERSON", "start": 4, "end": 16, "score": 0.85}
+    items = [{"operator": "replace", "entity_type": "PERSON", "start": 4, "end": 12, "text": "<PERSON>"}]
+    script = {
+        "/analyze": Reply.json([{**found, "analysis_explanation": None}]),
+        "/anonymize": Reply.json({"text": "né: <PERSON>", "items": items}),
+    }
+    async with FakeLLM(lambda request: script[request.path]) as service:
+        env = {"PRESIDIO_ANALYZER_API_BASE": f"{service.url}/", "PRESIDIO_ANONYMIZER_API_BASE": service.url}
+        gateway = await served(serve, llm, env, mode="pre_call", pii_entities_config=None, presidio_language="fr")
+        llm.replies.append(answer(content="ok"))
+        await drive(gateway, ask(text))
+        assert sent(llm) == "né: <PERSON>"
+        assert [(r.method, r.path, r.json) for r in service.requests] == [
+            ("POST", "/analyze", {"text": text, "language": "fr", "correlation_id": gateway.ends[-1].id}),
+            ("POST", "/anonymize", {"text": text, "analyzer_results": [found]}),
+        ]
+        assert all("authorization" not in r.headers for r in service.requests)
+
+
 BAD = [
     Reply(parts=[b"<html>"]), Reply(headers={"content-type": "application/json"}, parts=[b"<html>"]),
     Reply.json({"error": "no"}), Reply.json({"error": "no"}, status=500), Reply.json([], status=422), Reply.json("x"),
@@ -516,6 +556,12 @@ async def test_only_who_is_gone_lets_pass_when_the_config_says_so(llm: FakeLLM, 
         llm.replies.append(answer(content=MAIL))
         driven = await drive(gateway, ask(MAIL))
         assert driven.status == (503 if reply is BAD[2] else 200)
+        runs = {run.side: run for run in gateway.ends[-1].note(Runs).values()}
+        assert runs["input"].status == "guardrail_failed_to_respond"
+        if reply is not BAD[2]:
+            assert sent(llm) == MAIL
+            for run in runs.values():
+                assert (run.failed, run.scanned, run.unscanned) == (run.asked, 0, "it failed, and may")
 
 
 async def test_a_busy_analyzer_says_when_to_come_back(llm: FakeLLM, serve: Serve) -> None:
@@ -602,6 +648,8 @@ async def test_recognizers_that_cannot_be_read_stop_the_start(
 async def test_what_is_not_there_stops_the_start(monkeypatch: pytest.MonkeyPatch, blank: Any) -> None:
     assert "'PERSON'" in await failed_start(Presidio(engine=blank, entities={"PERSON": "mask"}))
     assert "'no_model' is not installed" in await failed_start(Presidio(nlp_model="no_model"))
+    assert "the language is 'de'" in await failed_start(Presidio(language="de", engine=blank))
+    assert "the language is 'fr'" in await failed_start(Presidio(language="fr", nlp_model={"en": "none"}))
     assert "no spaCy model for the language 'de'" in await failed_start(Presidio(language="de"))
     assert "no language 'zz'" in await failed_start(Presidio(language="zz", nlp_model="none"))
     assert "analyzer_api_base is no address" in await failed_start(Presidio(analyzer_api_base="ftp://x"))

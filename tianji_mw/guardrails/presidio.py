@@ -14,7 +14,6 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tianji_mw.apis.base import JSON
 from tianji_mw.call import Call
-from tianji_mw.errors import SetupError
 from tianji_mw.guardrails import presidio_local
 from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Release, Said, Side, Span, Verdict
 from tianji_mw.guardrails.presidio_findings import (
@@ -167,8 +166,7 @@ class Presidio(Guardrail):
             models = self.nlp_model if isinstance(self.nlp_model, dict) else {self.language: self.nlp_model}
             engine = self.engine or await presidio_local.shared(runtime, models)
             self._analyzer = local = presidio_local.Local(engine, self._recognizers, self.threads)
-            if unknown := local.unknown(self.entities):
-                raise SetupError(f"Presidio: nothing that is installed finds the entity '{unknown[0]}'.")
+            local.expect(self.language, self.entities)
         if self.anonymizer_api_base:
             self._anonymizer = service(self.anonymizer_api_base, "anonymizer")
             await self._anonymizer.start(runtime)

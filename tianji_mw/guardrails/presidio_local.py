@@ -38,11 +38,16 @@ class Local:
         self._languages = frozenset(engine.supported_languages)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="presidio")
 
-    def unknown(self, entities: Iterable[str]) -> list[str]:
-        """Those that neither the engine nor a recognizer of the config can find."""
-        known = set(self._engine.get_supported_entities())
-        known |= {name for one in self._recognizers for name in one.supported_entities}
-        return [name for name in entities if name not in known]
+    def expect(self, language: str, entities: Iterable[str]) -> None:
+        """Raises SetupError when the config names a language or an entity that cannot be served."""
+        if language not in self._languages:
+            known = ", ".join(sorted(self._languages))
+            raise SetupError(f"Presidio: the language is '{language}', and the engine's models are for: {known}.")
+        known_entities = set(self._engine.get_supported_entities())
+        known_entities |= {name for one in self._recognizers for name in one.supported_entities}
+        for name in entities:
+            if name not in known_entities:
+                raise SetupError(f"Presidio: nothing that is installed finds the entity '{name}'.")
 
     async def analyze(self, text: str, question: Question) -> Sequence[Finding]:
         """What the engine finds. Raises InvalidRequest for a language that it was not started with."""
