@@ -1,27 +1,30 @@
 """Services of guardrails that fail, in every way and on every side: what the config says happens, and is recorded.
 
-Each test is one vendor; its cases (fault, side, plain or streamed, policy) run in one gateway, those of a fault
-at once, except where a fault needs an address or a deadline of its own.
+Each test is one vendor, or a check in this process; its cases (fault, side, plain or streamed, policy) run in one
+gateway, those of a fault at once, except where a fault needs an address or a deadline of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
 import pytest
 
 from tests.support.aws import forget_aws
 from tests.support.echo import echo, events_of, said
-from tests.support.faulty_service import FAULTS, UNREACHABLE, FaultyService
+from tests.support.faulty_service import FAULTS, MARK, UNREACHABLE, FaultyService
 from tests.support.stack import CHAT, STREAM, Ends, Serve
+from tianji_mw.call import Call
 from tianji_mw.compose import compose
 from tianji_mw.config import loads
+from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Verdict
 from tianji_mw.guardrails.runs import Runs
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import Driven, FakeLLM, drive
@@ -48,6 +51,39 @@ POLICIES: Final[dict[str, dict[str, Any]]] = {
 }
 MODES: Final = {"input": "pre_call", "output": "post_call"}
 _marks = count()
+
+
+class Plugin(Guardrail):
+    """A check in this process that fails as its case says; of a case that heals, at its first question."""
+
+    faults: ClassVar[dict[str, str]] = {}
+    asked: ClassVar[Counter[str]] = Counter()
+
+    async def check(self, text: str, call: Call) -> Verdict:
+        found = MARK.search(text.encode())
+        assert found is not None
+        mark = found[0].decode()
+        self.asked[mark] += 1
+        if mark.endswith("-heals") and self.asked[mark] > 1:
+            return ALLOW
+        return await self._fail(self.faults[mark], text)
+
+    async def _fail(self, fault: str, text: str) -> Any:
+        match fault:
+            case "hangs":
+                await asyncio.sleep(30)
+            case "unreachable":
+                raise GuardrailFailed("no connection", unreachable=True)
+            case "429":
+                raise GuardrailFailed("status 429", retry_after_s=7)
+            case "raises":
+                raise ValueError(text)
+        return GARBAGE[fault]
+
+
+GARBAGE: Final[dict[str, Any]] = {"a word": "fine", "nothing": None, "a tuple": (False, "", (), {}), "a number": 1}
+KINDS["plugin"] = {"guardrail": f"{__name__}:Plugin"}
+PLUGIN_FAULTS: Final = ("raises", "unreachable", "429", *GARBAGE)
 
 
 class Case(NamedTuple):
@@ -79,12 +115,22 @@ def sides_of(kind: str) -> list[str]:
 
 def config(llm: str, service: str, kind: str, fault: str, **more: Any) -> str:
     """A gateway with one guardrail for each side and policy; a request names the one that it wants."""
-    where = {"aws_bedrock_runtime_endpoint" if kind == "bedrock" else "api_base": service}
-    common = {"timeout": 0.3 if fault == "hangs" else 5.0, "circuit_breaker": {"failures": 0}, **more}
+    where = {{"bedrock": "aws_bedrock_runtime_endpoint"}.get(kind, "api_base"): service} if service else {}
+    # Where it hangs, only those that are answered later need time on a busy machine.
+    brief = 0.3 if fault == "hangs" else 10.0
+    common = {"timeout": brief, "circuit_breaker": {"failures": 0}, **more}
+    patient = {"timeout": max(brief, 1.5)}
     guardrails = [
         {
             "guardrail_name": f"{side}-{policy}",
-            "litellm_params": {**KINDS[kind], **where, "mode": MODES[side], **common, **options},
+            "litellm_params": {
+                **KINDS[kind],
+                **where,
+                "mode": MODES[side],
+                **common,
+                **(patient if policy == "retry" else {}),
+                **options,
+            },
         }
         for side in sides_of(kind)
         for policy, options in POLICIES.items()
@@ -118,7 +164,7 @@ def expected(kind: str, fault: str, policy: str) -> tuple[bool, int, int]:
         # Bedrock tries again by itself when AWS is busy. Where nobody listens, a second attempt is no better.
         own = kind == "bedrock" and fault == "429"
         return fault != "refused", int(fault == "refused"), int(not own)
-    return policy == "open" or (policy == "unreachable" and fault in UNREACHABLE), 1, 0
+    return policy == "open" or (policy == "unreachable" and fault in {*UNREACHABLE, "unreachable"}), 1, 0
 
 
 def cases_of(kind: str, fault: str) -> list[Case]:
@@ -132,7 +178,7 @@ def cases_of(kind: str, fault: str) -> list[Case]:
 
 # Those that need a deadline or an address of their own, and all others in one gateway: to make one takes its time.
 @pytest.mark.parametrize("faults", [FAULTS[:1], FAULTS[1:-1], FAULTS[-1:]], ids=["hangs", "answers", "refused"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plugin"])
 async def test_a_fault_does_what_the_policy_says(
     llm: FakeLLM, serve: Serve, caplog: pytest.LogCaptureFixture, kind: str, faults: tuple[str, ...]
 ) -> None:
@@ -142,18 +188,38 @@ async def test_a_fault_does_what_the_policy_says(
         for fault in faults:
             cases = cases_of(kind, fault)
             service.faults.update({case.mark: fault for case in cases})
-            answers = await asyncio.gather(*(asked(app, case) for case in cases))
-            calls = {call.request["user"]: call for call in app.ends}
-            sent = {request.json["user"] for request in llm.requests}
-            for case, driven in zip(cases, answers, strict=True):
-                passes, failures, _ = expected(kind, fault, case.policy)
-                check_answer(case, driven, passes)
-                assert (case.mark in sent) is (passes or case.side == "output")
-                check_record(case, calls[case.mark], caplog, passes, failures)
+            await check_cases(app, llm, cases, kind, caplog)
+            for case in cases:
                 check_questions(case, service, kind)
         check_counts(app, kind, faults)
     assert "hidden-key" not in caplog.text
     assert "no error may quote" not in caplog.text
+
+
+@pytest.mark.parametrize("faults", [("hangs",), PLUGIN_FAULTS], ids=["hangs", "answers"])
+async def test_a_check_that_fails_does_what_the_policy_says(
+    llm: FakeLLM, serve: Serve, caplog: pytest.LogCaptureFixture, faults: tuple[str, ...]
+) -> None:
+    caplog.set_level(logging.ERROR, "tianji_mw.guardrails")
+    app = await served(serve, llm, config(llm.url, "", "plugin", faults[0]))
+    for fault in faults:
+        cases = cases_of("plugin", fault)
+        Plugin.faults.update({case.mark: fault for case in cases})
+        await check_cases(app, llm, cases, "plugin", caplog)
+        assert [Plugin.asked[case.mark] for case in cases] == [1 + (case.policy == "retry") for case in cases]
+    check_counts(app, "plugin", faults)
+    assert "no error may quote" not in caplog.text
+
+
+async def check_cases(app: Ends, llm: FakeLLM, cases: list[Case], kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    answers = await asyncio.gather(*(asked(app, case) for case in cases))
+    calls = {call.request["user"]: call for call in app.ends}
+    sent = {request.json["user"]: request.json["messages"][0]["content"] for request in llm.requests}
+    for case, driven in zip(cases, answers, strict=True):
+        passes, failures, _ = expected(kind, case.fault, case.policy)
+        check_answer(case, driven, passes)
+        assert sent.get(case.mark) == (case.text if passes or case.side == "output" else None)
+        check_record(case, calls[case.mark], caplog, passes, failures)
 
 
 def check_answer(case: Case, driven: Driven, passes: bool) -> None:
@@ -174,6 +240,9 @@ def check_record(case: Case, call: Any, caplog: pytest.LogCaptureFixture, passes
     assert (run.guardrail, run.side, run.asked, run.failed) == (case.name, case.side, 1, failures), case
     assert run.status == ("guardrail_failed_to_respond" if failures else "success")
     assert (run.characters, run.category, run.masked, run.dry_run) == (len(case.text), "", {}, False)
+    # What went on, as the client and the model saw it, and what of it had a verdict.
+    assert (run.delivered, run.scanned) == (passes * len(case.text), (not failures) * len(case.text)), case
+    assert run.unscanned == ("it failed, and may" if passes and failures else "")
     lines = [record.getMessage() for record in caplog.records if f"call {call.id}:" in record.getMessage()]
     assert len(lines) == failures
     if failures:
@@ -200,24 +269,42 @@ def check_counts(app: Ends, kind: str, faults: tuple[str, ...]) -> None:
             assert counts.get(("guardrail_retries", f"{side}-{policy}"), 0) == 2 * sum(one[2] for one in told)
 
 
-@pytest.mark.parametrize("fault", FAULTS[:-1])
+@pytest.mark.parametrize("faults", [FAULTS[:1], FAULTS[1:-1]], ids=["hangs", "answers"])
 @pytest.mark.parametrize("kind", ["bedrock", "moderation"])
-async def test_a_fault_in_the_middle_of_a_stream(llm: FakeLLM, serve: Serve, kind: str, fault: str) -> None:
-    """Asked about each part, the service answers twice and then fails: the stream ends there, or goes on unchecked."""
-    async with FaultyService(fault, healthy=2) as service:
-        app = await served(serve, llm, config(llm.url, service.url, kind, fault, release="window"))
+async def test_a_fault_in_the_middle_of_a_stream(
+    llm: FakeLLM, serve: Serve, kind: str, faults: tuple[str, ...]
+) -> None:
+    """Asked about each part, the service answers once and then fails: the stream ends there, or goes on unchecked."""
+    async with FaultyService(faults[0], healthy=1) as service:
+        app = await served(
+            serve,
+            llm,
+            config(
+                llm.url, service.url, kind, faults[0], release="window", timeout=1.0 if faults[0] == "hangs" else 10.0
+            ),
+        )
         # Apart in time: parts that come together are one question.
         llm._default = lambda request: replace(echo(request, step=300), pause_s=0.01)
-        for policy in POLICIES:
-            text = f"case-{next(_marks)}, a sentence that is no secret to anybody; " * 30
-            messages = [{"role": "user", "content": text}]
-            driven = await drive(app, {**STREAM, "messages": messages, "guardrails": [f"output-{policy}"]})
-            (run,) = app.ends[-1].note(Runs).values()
-            assert (driven.status, run.status) == (200, "guardrail_failed_to_respond")
-            if expected(kind, fault, policy)[0] and policy != "retry":
-                assert said(driven) == text
-                assert driven.body.endswith(b"data: [DONE]\n\n")
-            else:
-                assert text.startswith(said(driven))
-                assert len(said(driven)) <= 600
-                assert events_of(driven.body)[-1]["error"]["code"] == "guardrail_unavailable"
+        for fault in faults:
+            cases = [Case(fault, "output", policy, True, f"case-{next(_marks)}") for policy in POLICIES]
+            service.faults.update({case.mark: fault for case in cases})
+            texts = [f"{case.mark}, a sentence that is no secret to anybody; " * 30 for case in cases]
+            await asyncio.gather(*(in_the_middle(app, kind, *one) for one in zip(cases, texts, strict=True)))
+
+
+async def in_the_middle(app: Ends, kind: str, case: Case, text: str) -> None:
+    messages = [{"role": "user", "content": text}]
+    driven = await drive(app, {**STREAM, "messages": messages, "guardrails": [case.name], "user": case.mark})
+    (run,) = next(call for call in app.ends if call.request["user"] == case.mark).note(Runs).values()
+    assert (driven.status, run.status) == (200, "guardrail_failed_to_respond"), case
+    assert run.delivered == len(said(driven))
+    if expected(kind, case.fault, case.policy)[0] and case.policy != "retry":
+        assert said(driven) == text
+        assert driven.body.endswith(b"data: [DONE]\n\n")
+        assert 0 < run.scanned < run.delivered
+        assert run.unscanned == "it failed, and may"
+    else:
+        assert text.startswith(said(driven))
+        assert events_of(driven.body)[-1]["error"]["code"] == "guardrail_unavailable"
+        assert run.delivered <= run.scanned < len(text)
+        assert (run.failed, run.unscanned) == (1, "")

@@ -26,7 +26,8 @@ FAULTS: Final = (
 UNREACHABLE: Final = frozenset({"hangs", "503", "closes", "resets", "cuts the body", "no http", "refused"})
 #: Seconds of silence; whoever waits has to leave before.
 _SILENCE_S: Final = 30.0
-_MARK: Final = re.compile(rb"case-[0-9]+(?:-heals)?")
+#: The mark of a case.
+MARK: Final = re.compile(rb"case-[0-9]+(?:-heals)?")
 _CATEGORIES: Final = ("Hate", "SelfHarm", "Sexual", "Violence")
 
 
@@ -97,7 +98,7 @@ class FaultyService:
 
     async def _answer(self, request: Received, writer: asyncio.StreamWriter) -> bool:
         """False when the connection ends with it."""
-        found = _MARK.search(request.body)
+        found = MARK.search(request.body)
         mark = found[0].decode() if found else ""
         self.asked[mark] += 1
         if self.asked[mark] <= self.healthy or (mark.endswith("-heals") and self.asked[mark] > 1):

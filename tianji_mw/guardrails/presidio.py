@@ -22,6 +22,7 @@ from tianji_mw.guardrails.presidio_findings import (
     Question,
     chunks,
     inside_strings,
+    interleaved,
     outside,
     runs,
     united,
@@ -120,9 +121,8 @@ class Presidio(Guardrail):
     @classmethod
     def _in_small(cls, given: Any) -> Any:
         """LiteLLM writes MASK and BLOCK."""
-        if not isinstance(given, dict):
-            return given
-        return {key: value.lower() if isinstance(value, str) else value for key, value in given.items()}
+        small = isinstance(given, dict) and given.items()
+        return {key: value.lower() if isinstance(value, str) else value for key, value in small} if small else given
 
     # --- where it runs
 
@@ -228,8 +228,8 @@ class Presidio(Guardrail):
         base = Question(self.language, tuple(self.entities), self._recognizers, self.allow_list, "")
         question = question_of(call, base, self.request_config)
         wanted = dict.fromkeys(text for text in texts if text.strip())
-        if side == "output" and len(texts) > 1 and len(texts[0]) >= max(map(len, texts)):
-            # Everything in the order in which it came, beside its parts. Recognizers find things at seams.
+        if side == "output" and len(texts) > 1 and interleaved(texts[0], texts[1:]):
+            # The texts of several channels in the order in which they came: things would be found at the seams.
             wanted.pop(texts[0], None)
         cut = [(text, at, piece) for text in wanted for at, piece in chunks(text, self.analyze_chunk_size_bytes)]
         answers = await at_once(partial(self._analyzer.analyze, piece, question) for _, _, piece in cut)

@@ -6,6 +6,7 @@ All places are code points, as Presidio counts them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -85,6 +86,19 @@ def _size(text: str) -> int:
         return len(orjson.dumps(text)) - 2
     except TypeError:
         raise GuardrailFailed("Presidio: a text is no valid Unicode") from None
+
+
+def interleaved(text: str, parts: Iterable[str]) -> bool:
+    """Whether a text consists of other ones, mixed: those that stand in it, in order, hold all of its characters.
+
+    One that is judged nowhere else never counts as such: names beside it, such as ids, do not add up to it.
+    """
+    left = Counter(text)
+    for part in parts:
+        letters = iter(text)
+        if all(letter in letters for letter in part):
+            left -= Counter(part)
+    return not left
 
 
 def united(parts: Sequence[tuple[int, Sequence[Finding]]]) -> list[Finding]:

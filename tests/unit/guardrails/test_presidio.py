@@ -14,6 +14,7 @@ from tianji_mw.guardrails.presidio_findings import (
     Finding,
     chunks,
     inside_strings,
+    interleaved,
     is_bare,
     outside,
     read,
@@ -75,6 +76,18 @@ def test_of_pieces_the_longest_finding_of_an_entity_stays() -> None:
     ]  # fmt: skip
     assert united(parts) == [Finding(1, 3, "DATE", 0.5), Finding(90, 102, "PERSON", 0.8)]
     assert united([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "is_one"),
+    [
+        ("it was Grace it was Tom Hopper.", ["it was Grace Hopper.", "it was Tom "], True),
+        ("ada@example.com", ["c", "m"], False), ("ada@example.com", ["chatcmpl-0123456789", "model"], False),
+        ("xx", ["x"], False), ("é🎉", ["🎉", "é"], True), ("ab", [], False), ("ab", ["ba"], False),
+    ],
+)  # fmt: skip
+def test_texts_that_are_others_mixed(text: str, parts: list[str], is_one: bool) -> None:
+    assert interleaved(text, parts) is is_one
 
 
 def test_overlaps_become_one_run() -> None:
