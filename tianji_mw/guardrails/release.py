@@ -43,7 +43,7 @@ class Window:
     """
 
     __slots__ = (
-        "_again", "_held", "_hold", "_joined", "_keep", "_open", "_repeats", "_sentences", "_size",
+        "_again", "_begun", "_held", "_hold", "_joined", "_keep", "_open", "_repeats", "_sentences", "_size",
         "added", "held", "left",
     )  # fmt: skip
 
@@ -64,6 +64,7 @@ class Window:
         self._open: dict[Channel, tuple[str, list[Span]]] = {}
         #: Of streams with events that repeat text: all texts, and what the held ones of these events repeat.
         self._repeats: Repeats | None = None
+        self._begun = False
         self._again: dict[Frame, list[Part]] = {}
 
     def add(self, frames: Iterable[Frame]) -> list[Scan]:
@@ -71,9 +72,10 @@ class Window:
         added: dict[Channel, int] = {}
         before = self.held
         for frame in frames:
-            if self._repeats is None and frame.repeating:
-                self._repeats = Repeats()
-            text = frame.text or self._new_in(frame)
+            if not self._begun:
+                self._begun = True
+                self._repeats = Repeats() if frame.repeating else None
+            text = frame.text or ("" if self._repeats is None else self._new_in(frame, self._repeats))
             found = [(_ALL, None, text), *pieces(frame.data, text)] if text else []
             self._held.append((frame, len(text), [channel for channel, _, _ in found]))
             self.held += len(text)
@@ -91,11 +93,9 @@ class Window:
         # One, as nearly always, for one channel.
         return [Scan(text, channels, seen=seen) for (text, seen), channels in scans.items()]
 
-    def _new_in(self, frame: Frame) -> str:
+    def _new_in(self, frame: Frame, repeats: Repeats) -> str:
         """The text of an event that says it repeats what came before, and does not."""
-        if self._repeats is None:
-            return ""
-        again, text = self._repeats.sort(frame.repeats)
+        again, text = repeats.sort(frame.repeats)
         if again:
             self._again[frame] = again
         return text
