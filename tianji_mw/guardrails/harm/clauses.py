@@ -30,6 +30,7 @@ _THEY: Final = BIT["they"]
 _ALLOW: Final = BIT["allow"]
 _NEGATION: Final = BIT["negation"]
 _BUT: Final = BIT["but"]
+_NEUTRAL: Final = BIT["neutral"]
 
 _END: Final = re.compile(r"[.!?]+(?=[\s\"')]|$)|[。！？؟।;]|: ")
 #: Quoted speech, not quoted words. Curly quotes and guillemets are folded.
@@ -97,11 +98,21 @@ class Text:
 
 def _best(known: Mapping[str, list[Mark]]) -> Iterator[tuple[str, list[Mark]]]:
     """The words by language, without the languages that know much less of the sentence than another."""
-    weights = {language: sum([mark[1] - mark[0] for mark in own]) for language, own in known.items()}
+    weights = {language: _known(own) for language, own in known.items()}
     most = max(weights.values())
     for language, own in known.items():
         if weights[language] * 10 >= most * 6:
             yield language, own
+
+
+def _known(own: list[Mark]) -> int:
+    """How many characters of a sentence the words of a language cover. What only hides others counts for none."""
+    size = last = 0
+    for start, end, mask in sorted(own):
+        if end > last and not mask & _NEUTRAL:
+            size += end - max(start, last)
+            last = end
+    return size
 
 
 def _sentence(
