@@ -230,7 +230,8 @@ class _Http2Response:
                 return data
         except TimeoutError:
             self.close()
-            total = self._deadline is not None and loop.time() >= self._deadline
+            # By which was the sooner: timers of some loops fire a moment before their time.
+            total = left is not None and (between is None or left <= between)
             what = (
                 f"did not finish within {self._limits.total_s or 0:g} s (total limit)"
                 if total
