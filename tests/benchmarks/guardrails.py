@@ -16,14 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tianji_mw.apis.chat_completions import ChatCompletions
-from tianji_mw.call import Call, Limits
+from tests.support.calls import a_call
 from tianji_mw.guardrails.base import Guardrail, Said
 from tianji_mw.guardrails.content_filter import ContentFilter
 from tianji_mw.guardrails.pii import Pii
 from tianji_mw.guardrails.prompt_injection import PromptInjection
 from tianji_mw.guardrails.secret_leak import SecretLeak
-from tianji_mw.headers import RequestHeaders
 from tianji_mw.runtime import Runtime
 
 TEXTS: Final = 300
@@ -49,14 +47,11 @@ def texts(folder: Path, *, ordinary: bool) -> list[str]:
     return made
 
 
-async def cpu(checks: Sequence[Guardrail], text: str, runtime: Runtime) -> float:
+async def cpu(checks: Sequence[Guardrail], text: str) -> float:
     """Milliseconds of this thread, the best of some rounds."""
-    best, api = float("inf"), ChatCompletions()
+    best = float("inf")
     for _ in range(ROUNDS):
-        call = Call(
-            api=api, id="c", method="POST", path="/v1/chat/completions", headers=RequestHeaders([]), limits=Limits(),
-            runtime=runtime,
-        )  # fmt: skip
+        call = a_call()
         start = time.thread_time_ns()
         for check in checks:
             await check.judge([Said(text)], "input", call)
@@ -75,7 +70,7 @@ async def main() -> None:
             made = texts(folder, ordinary=kind)
             print("ordinary prompts" if kind else "rows of all kinds")
             for chosen in [*([check] for check in checks), checks]:
-                found = sorted([await cpu(chosen, text, runtime) for text in made])
+                found = sorted([await cpu(chosen, text) for text in made])
                 name = type(chosen[0]).__name__ if len(chosen) == 1 else "all together"
                 print(
                     f"  {name:18} p50 {found[len(found) // 2]:.3f}  p99 {found[len(found) * 99 // 100]:.3f} ms per kB"

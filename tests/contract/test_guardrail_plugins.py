@@ -81,10 +81,7 @@ def built_in() -> list[str]:
     found = []
     for module in pkgutil.iter_modules(tianji_mw.guardrails.__path__):
         members = vars(import_module(f"tianji_mw.guardrails.{module.name}")).values()
-        own = [
-            one for one in members
-            if isinstance(one, type) and issubclass(one, Guardrail) and not one.__name__.startswith("_")
-        ]  # fmt: skip
+        own = [one for one in members if isinstance(one, type) and issubclass(one, Guardrail)]
         if any(one.__module__ == f"tianji_mw.guardrails.{module.name}" and one is not Guardrail for one in own):
             found.append(module.name)
     return sorted(set(found) - {"base", "service"})

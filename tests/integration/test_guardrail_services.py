@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from tests.support.apps import SSEApp, json_app
+from tests.support.calls import a_call
 from tests.support.stack import ANSWER, CHAT, STREAM, Serve, stream_of
-from tianji_mw.apis import by_name
-from tianji_mw.call import Call, Limits, open_call
+from tianji_mw.call import Call
 from tianji_mw.errors import PluginNotFound, SetupError
 from tianji_mw.guardrails.azure_prompt_shield import AzurePromptShield
 from tianji_mw.guardrails.azure_text_moderation import AzureTextModeration, pieces
@@ -56,16 +56,6 @@ async def start() -> AsyncIterator[Start]:
             return check
 
         yield started
-
-
-def a_call(headers: Sequence[tuple[bytes, bytes]] = (), request: dict[str, Any] | None = None) -> Call:
-    async def receive() -> Any:
-        raise AssertionError("no guardrail reads the body")
-
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": list(headers)}
-    call = open_call(by_name("chat_completions"), scope, receive, runtime=Runtime(), limits=Limits())
-    call._request = request
-    return call
 
 
 async def judged(check: Guardrail, *said: str | Said, side: Any = "input", call: Call | None = None) -> list[Verdict]:
@@ -633,7 +623,7 @@ async def test_generic_asks_as_the_contract_says(service: FakeLLM, start: Start)
         (b"x-tenant", b"t"),
         (b"x-litellm-a", b"1"),
     ]
-    call = a_call([*headers, (b"x-secret", b"s")], {"model": "gpt-4o", "messages": [], "tools": TOOLS})
+    call = a_call(headers=[*headers, (b"x-secret", b"s")], request={"model": "gpt-4o", "messages": [], "tools": TOOLS})
     call.identity = Identity(key_hash="abc", alias="key", team="t1", user="u1")
     params = {"threshold": 0.7}
     check = await start(

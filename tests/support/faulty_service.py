@@ -10,10 +10,11 @@ import asyncio
 import re
 import socket
 from collections import Counter
-from typing import Final
+from typing import Final, Self
 
 import orjson
 
+from tests.support.loopback import Loopback
 from tests.support.tcp import reset
 from tianji_mw.testing import Received, _read_request
 
@@ -47,7 +48,7 @@ def good(request: Received) -> dict[str, object]:
     return {"action": "NONE"} if "litellm" in path else {"action": "allow"}
 
 
-class FaultyService:
+class FaultyService(Loopback):
     """`async with FaultyService("503") as service:` listens on a free port of loopback.
 
     The first `healthy` questions of a case are answered well; `faults` are those of single cases.
@@ -60,31 +61,21 @@ class FaultyService:
         self.faults: dict[str, str] = {}
         #: Questions, by the mark of the case.
         self.asked: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> FaultyService:
+    async def __aenter__(self) -> Self:
         if self.fault == "refused":  # bound and not listening: nobody else can take the port meanwhile
             self._socket = socket.socket()
             self._socket.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         else:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-            self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+            await super().__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         if self.fault == "refused":
             self._socket.close()
-            return
-        self._server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        else:
+            await super().__aexit__(*exc)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

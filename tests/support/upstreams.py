@@ -9,13 +9,14 @@ import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import trustme
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import Event
 
+from tests.support.loopback import Loopback
 from tianji_mw.upstream import TransportOptions
 
 
@@ -139,7 +140,7 @@ class H2Server:
         return TransportOptions(ssl_context=context, http2=True)
 
 
-class H2Script:
+class H2Script(Loopback):
     """A server that speaks nothing but HTTP/2, event by event.
 
     `on` gets each event of `h2` with the connection it came on; what it makes the connection say is sent after it. It
@@ -151,26 +152,13 @@ class H2Script:
         self.connections = 0
         self.events: list[Event] = []
         self._on = on
-        self._tasks: set[asyncio.Task[None]] = set()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.set_alpn_protocols(["h2"])
         self.ca.issue_cert("localhost").configure_cert(self._context)
 
-    async def __aenter__(self) -> H2Script:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context)
-        self.url = f"https://localhost:{self._server.sockets[0].getsockname()[1]}"
+    async def __aenter__(self) -> Self:
+        self.url = f"https://localhost:{await self._listen(self._context)}"
         return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

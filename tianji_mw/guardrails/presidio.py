@@ -206,19 +206,16 @@ class Presidio(Guardrail):
         if any(blocked):
             return [refusal(names) if names else ALLOW for names in blocked]
         runs_of = [
-            inside_strings(runs(own), text.now) if is_json(text.now) else runs(own)
+            inside_strings(runs(own), text.now) if own and is_json(text.now) else runs(own)
             for text, own in zip(texts, left, strict=True)
         ]
         tokens = call.note(Tokens) if self.output_parse_pii and side == "input" else None
         if tokens is None and self._anonymizer is not None:
             asked = [(text.now, own) for text, own in zip(texts, runs_of, strict=True) if own]
             answers = iter(await at_once(partial(self._anonymizer.anonymize, *one) for one in asked))
-            spans = [
-                [fitting(text.now, span) for span in next(answers)] if own else []
-                for text, own in zip(texts, runs_of, strict=True)
-            ]
+            spans = [fitting(text.now, next(answers)) if own else [] for text, own in zip(texts, runs_of, strict=True)]
         else:
-            spans = [[masked(text.now, one, tokens) for one in own] for text, own in zip(texts, runs_of, strict=True)]
+            spans = [masked(text.now, own, tokens) for text, own in zip(texts, runs_of, strict=True)]
         return [text.verdict(own) for text, own in zip(texts, spans, strict=True)]
 
     async def _findings(self, texts: Sequence[str], side: Side, call: Call) -> list[list[Finding]]:
@@ -228,7 +225,7 @@ class Presidio(Guardrail):
         base = Question(self.language, tuple(self.entities), self._recognizers, self.allow_list, "")
         question = question_of(call, base, self.request_config)
         wanted = dict.fromkeys(text for text in texts if text.strip())
-        if side == "output" and len(texts) > 1 and interleaved(texts[0], texts[1:]):
+        if side == "output" and len(texts) > 1 and texts[0] not in texts[1:] and interleaved(texts[0], texts[1:]):
             # The texts of several channels in the order in which they came: things would be found at the seams.
             wanted.pop(texts[0], None)
         cut = [(text, at, piece) for text in wanted for at, piece in chunks(text, self.analyze_chunk_size_bytes)]

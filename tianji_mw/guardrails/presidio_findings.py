@@ -6,6 +6,7 @@ All places are code points, as Presidio counts them.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -71,7 +72,7 @@ def chunks(text: str, most: int) -> list[tuple[int, str]]:
     """The text in pieces of at most `most` bytes as JSON writes them, with their places; they overlap."""
     found: list[tuple[int, str]] = []
     start = 0
-    while _size(text[start:]) > most:
+    while _size(text[start : start + most + 1]) > most:  # no character takes less than a byte
         low, high = 1, min(len(text) - start, most)
         while low < high:  # the longest piece that fits
             middle = (low + high + 1) // 2
@@ -144,18 +145,31 @@ def _run(group: Sequence[Finding]) -> Finding:
     return Finding(group[0].start, end, best.entity, best.score)
 
 
-def outside(finding: Finding, places: Iterable[tuple[int, int]], text: str) -> Iterator[Finding]:
-    """What is left of a finding without these places, which are in order; rests without a letter or digit are none."""
-    places = [(start, end) for start, end in places if start < finding.end and finding.start < end]
-    if not places:
+def outside(finding: Finding, places: Sequence[tuple[int, int]], text: str) -> Iterator[Finding]:
+    """What is left of a finding without these places, which are in order and apart from each other; rests without a
+    letter or digit are none.
+    """
+    near = _touching(places, finding)
+    if not near:
         yield finding
         return
     at = finding.start
-    for start, end in [*places, (finding.end, finding.end)]:
+    for start, end in [*near, (finding.end, finding.end)]:
         stop = min(start, finding.end)
         if at < stop and any(letter.isalnum() for letter in text[at:stop]):
             yield finding._replace(start=at, end=stop)
         at = max(at, min(end, finding.end))
+
+
+def strings_of(text: str) -> list[tuple[int, int]]:
+    """Where the strings of a JSON text stand, without their quotes, in order."""
+    return [found.span(1) for found in _JSON_STRING.finditer(text)]
+
+
+def within(strings: Sequence[tuple[int, int]], at: int) -> bool:
+    """Whether a place is in one of these; what replaces a thing that stands in none has to become one."""
+    before = bisect_right(strings, at, key=_start)
+    return before > 0 and at < strings[before - 1][1]
 
 
 def inside_strings(findings: Iterable[Finding], text: str) -> list[Finding]:
@@ -163,22 +177,32 @@ def inside_strings(findings: Iterable[Finding], text: str) -> list[Finding]:
 
     What stands in no string, such as a number, stays as it is.
     """
-    strings = [found.span(1) for found in _JSON_STRING.finditer(text)]
+    strings = strings_of(text)
     cut: list[Finding] = []
     for one in findings:
-        own = [(max(one.start, start), min(one.end, end)) for start, end in strings if start < one.end > one.start]
-        own = [(start, end) for start, end in own if start < end]
-        for start, end in own or [(one.start, one.end)]:
+        own = [(max(one.start, start), min(one.end, end)) for start, end in _touching(strings, one)]
+        for start, end in [place for place in own if place[0] < place[1]] or [(one.start, one.end)]:
             begins = start - _backslashes(text, start) % 2
-            cut.append(one._replace(start=begins, end=min(one.end, end) + _backslashes(text, end) % 2))
+            cut.append(one._replace(start=begins, end=end + _backslashes(text, end) % 2))
     return cut
 
 
-def is_bare(at: int, text: str) -> bool:
-    """Whether a place in a JSON text is in no string: what replaces a thing there has to become one."""
-    return not any(start <= at < end for start, end in (found.span(1) for found in _JSON_STRING.finditer(text)))
+def _touching(places: Sequence[tuple[int, int]], one: Finding) -> Sequence[tuple[int, int]]:
+    """Those of the places that a finding shares characters with. Texts may hold thousands of both."""
+    return places[bisect_right(places, one.start, key=_end) : bisect_left(places, one.end, key=_start)]
+
+
+def _start(place: tuple[int, int]) -> int:
+    return place[0]
+
+
+def _end(place: tuple[int, int]) -> int:
+    return place[1]
 
 
 def _backslashes(text: str, at: int) -> int:
     """How many stand directly before this place."""
-    return at - len(text[:at].rstrip("\\"))
+    before = at
+    while before and text[before - 1] == "\\":
+        before -= 1
+    return at - before

@@ -95,7 +95,10 @@ class Tokens:
         return is_json(text) or any(end in text for end in self._json_ends)
 
     def own(self, text: str, spans: Sequence[Span]) -> list[tuple[int, int]]:
-        """Places that belong to the caller in what a text becomes by `spans`: what was restored, now or before."""
+        """Places that belong to the caller in what a text becomes by `spans`: what was restored, now or before.
+
+        They are in order and apart from each other.
+        """
         if not self.originals:
             return []
         found, moved = [], 0
@@ -111,7 +114,13 @@ class Tokens:
                 if _apart(now, at, at + len(value)):
                     found.append((at, at + len(value)))
                 at = now.find(value, at + 1)
-        return sorted(found)
+        apart: list[tuple[int, int]] = []
+        for start, end in sorted(found):
+            if apart and start < apart[-1][1]:
+                apart[-1] = apart[-1][0], max(end, apart[-1][1])
+            else:
+                apart.append((start, end))
+        return apart
 
 
 def is_json(text: str) -> bool:

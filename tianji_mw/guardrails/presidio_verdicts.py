@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tianji_mw.guardrails.base import Span, Verdict, block
-from tianji_mw.guardrails.presidio_findings import Finding, is_bare
+from tianji_mw.guardrails.presidio_findings import Finding, strings_of, within
 from tianji_mw.guardrails.presidio_tokens import Tokens, escaped, is_json, unescaped
 from tianji_mw.guardrails.rewrite import replaced
 
@@ -41,19 +41,29 @@ def refusal(entities: Sequence[str]) -> Verdict:
     return block(names[0], error=f"Blocked entity detected: {', '.join(names)}", entities=[*names])
 
 
-def masked(text: str, one: Finding, tokens: Tokens | None) -> Span:
-    """`<TYPE>`, or a token, in the place of a finding."""
-    if tokens is None:
+def masked(text: str, found: Sequence[Finding], tokens: Tokens | None) -> list[Span]:
+    """`<TYPE>`, or a token, in the place of each finding."""
+    as_json = tokens is not None and is_json(text)
+    spans = []
+    for one in found:
         new = f"<{one.entity}>"
-    else:
-        value = text[one.start : one.end]
-        new = tokens.token(one.entity, unescaped(value) if is_json(text) else value)
-    return fitting(text, Span(one.start, one.end, one.entity, new))
+        if tokens is not None:
+            value = text[one.start : one.end]
+            new = tokens.token(one.entity, unescaped(value) if as_json else value)
+        spans.append(Span(one.start, one.end, one.entity, new))
+    return fitting(text, spans)
 
 
-def fitting(text: str, span: Span) -> Span:
-    """The span with a replacement that leaves JSON what it is."""
-    if span.replacement is None or not is_json(text):
-        return span
-    new = escaped(span.replacement)
-    return span._replace(replacement=f'"{new}"' if is_bare(span.start, text) else new)
+def fitting(text: str, spans: Sequence[Span]) -> list[Span]:
+    """The spans with replacements that leave JSON what it is: outside of its strings they become some."""
+    if not spans or not is_json(text):
+        return [*spans]
+    strings = strings_of(text)
+    fit = []
+    for span in spans:
+        if span.replacement is None:
+            fit.append(span)
+            continue
+        new = escaped(span.replacement)
+        fit.append(span._replace(replacement=new if within(strings, span.start) else f'"{new}"'))
+    return fit

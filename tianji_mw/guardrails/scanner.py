@@ -104,9 +104,8 @@ class Scanner:
         self._ready()
 
     def _put(self, key: str, *words: _Word) -> None:
-        known: tuple[_Word, ...] = self._automaton.get(key, _NOTHING)[1]
-        every = (*known, *words)
-        self._automaton.add_word(key, (any(word.open_right for word in every), every))
+        any_open, known = self._automaton.get(key, _NOTHING)
+        self._automaton.add_word(key, (any_open or any(word.open_right for word in words), (*known, *words)))
 
     def forget(self, owner: object) -> None:
         """Take the words of this owner out again."""
@@ -193,7 +192,7 @@ def _letter(char: str) -> bool:
 
 def _bound(char: str) -> bool:
     """Whether a word that begins or ends so has to stand alone there."""
-    return char.isalnum() and not _UNSPACED.match(char)
+    return char.isalnum() and (char.isascii() or not _UNSPACED.match(char))
 
 
 def _bytes(text: str) -> bytes:

@@ -1,6 +1,6 @@
 """`HttpGuardrail`: what all guardrails share that ask a service over HTTP. It is the base of such files, and no plugin.
 
-One client for each guardrail, opened at the start. Errors name the guardrail and the status, and never a text, a key
+One client for each service, opened at the start. Errors name the guardrail and the status, and never a text, a key
 or a part of the answer.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from tianji_mw import http
 from tianji_mw.apis.base import JSON
@@ -30,34 +30,24 @@ _AT_ONCE: Final = 8
 _GATEWAY: Final = frozenset({502, 503, 504})
 
 
-class HttpGuardrail(Guardrail):
-    """Base of guardrails behind an HTTP API. Subclasses write `login` and `ask`."""
+class HttpService(BaseModel):
+    """A service that answers JSON over HTTP: its address, its key, its errors. Subclasses write `login`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     #: What error messages call it.
     title: ClassVar[str]
-    #: LiteLLM's and other names of our fields.
-    aliases: ClassVar[Mapping[str, str]] = {}
+    #: Variables that a setting may come from; see `Guardrail`.
+    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: Fields that cannot stay empty.
     needs: ClassVar[tuple[str, ...]] = ("api_key", "api_base")
-    #: One question for each answer; asked about each part of a stream, a service would be asked hundreds of times.
-    release: ClassVar[Release] = "whole"
-    #: It judges sentences, not words: this much is its context where an entry wants streams to flow.
-    window: ClassVar[int] = 400
 
     api_key: Secret | None = None
     #: Address of the service, without a path unless its class says otherwise.
     api_base: str = ""
+    timeout_s: float = Field(default=10.0, gt=0, le=600)
 
     _client: Any = PrivateAttr(default=None)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        if twice := [name for name, field in cls.aliases.items() if name in fields and field in fields]:
-            raise ValueError(f"'{twice[0]}' and '{cls.aliases[twice[0]]}' are the same setting; write one of them")
-        return {cls.aliases.get(name, name): value for name, value in fields.items()}
 
     async def start(self, runtime: Runtime) -> None:
         """Open the client. Raises SetupError when a setting is missing."""
@@ -78,26 +68,9 @@ class HttpGuardrail(Guardrail):
         if client is not None:
             await client.aclose()
 
-    async def check(self, text: str, call: Call) -> Verdict:
-        return (await self.judge([Said(text)], "input", call))[0]
-
-    async def judge(self, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
-        """Ask about the texts that hold more than blanks; most services refuse empty ones."""
-        verdicts = [ALLOW] * len(said)
-        full = [at for at, one in enumerate(said) if one.text.strip()]
-        if full:
-            found = await self.ask([said[at] for at in full], side, call)
-            for at, verdict in zip(full, found, strict=True):
-                verdicts[at] = verdict
-        return verdicts
-
     @abstractmethod
     def login(self, key: str) -> Mapping[str, str]:
         """The headers that carry the key, which is empty where there is none."""
-
-    @abstractmethod
-    async def ask(self, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
-        """One verdict for each text; none of them is blank, and there is at least one."""
 
     async def post(self, path: str, body: JSON, headers: Mapping[str, str | Secret] | None = None) -> dict[str, JSON]:
         """The JSON object that the service answers. Raises GuardrailFailed."""
@@ -153,6 +126,43 @@ class HttpGuardrail(Guardrail):
     def malformed(self, what: str) -> GuardrailFailed:
         """The error for an answer that is not what the API promises; `what` holds no part of it."""
         return GuardrailFailed(f"{self.title}: the answer {what}")
+
+
+class HttpGuardrail(HttpService, Guardrail):
+    """Base of guardrails behind an HTTP API. Subclasses write `login` and `ask`."""
+
+    #: LiteLLM's and other names of our fields.
+    aliases: ClassVar[Mapping[str, str]] = {}
+    #: One question for each answer; asked about each part of a stream, a service would be asked hundreds of times.
+    release: ClassVar[Release] = "whole"
+    #: It judges sentences, not words: this much is its context where an entry wants streams to flow.
+    window: ClassVar[int] = 400
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        if twice := [name for name, field in cls.aliases.items() if name in fields and field in fields]:
+            raise ValueError(f"'{twice[0]}' and '{cls.aliases[twice[0]]}' are the same setting; write one of them")
+        return {cls.aliases.get(name, name): value for name, value in fields.items()}
+
+    async def check(self, text: str, call: Call) -> Verdict:
+        return (await self.judge([Said(text)], "input", call))[0]
+
+    async def judge(self, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+        """Ask about the texts that hold more than blanks; most services refuse empty ones."""
+        verdicts = [ALLOW] * len(said)
+        full = [at for at, one in enumerate(said) if one.text.strip()]
+        if full:
+            found = await self.ask([said[at] for at in full], side, call)
+            for at, verdict in zip(full, found, strict=True):
+                verdicts[at] = verdict
+        return verdicts
+
+    @abstractmethod
+    async def ask(self, said: Sequence[Said], side: Side, call: Call) -> Sequence[Verdict]:
+        """One verdict for each text; none of them is blank, and there is at least one."""
 
 
 def _shown(value: str | Secret) -> str:

@@ -17,6 +17,7 @@ import boto3
 import pytest
 
 from tests.integration.secret_stores.servers import Answer, Asked, aws_answer, aws_error, moto, scripted
+from tests.support.aws import forget_aws
 from tests.support.processes import Running, free_port
 from tianji_mw.errors import MissingExtra
 from tianji_mw.redact import Secret
@@ -45,11 +46,7 @@ Make = Callable[..., AwsSecretsManager]
 @pytest.fixture(autouse=True)
 def machine_without_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No credentials of the machine that runs the tests."""
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION", "PROFILE"):
-        monkeypatch.delenv(f"AWS_{name}", raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+    forget_aws(monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tianji_mw.guardrails.base import GuardrailFailed, Span
+from tests.support.calls import a_call
+from tianji_mw.guardrails.base import GuardrailFailed, Said, Span
 from tianji_mw.guardrails.presidio import Presidio
 from tianji_mw.guardrails.presidio_findings import (
     Finding,
+    Question,
     chunks,
     inside_strings,
     interleaved,
-    is_bare,
     outside,
     read,
     runs,
+    strings_of,
     united,
+    within,
 )
 from tianji_mw.guardrails.presidio_service import _items, _places
 from tianji_mw.guardrails.presidio_tokens import Tokens, is_json
-from tianji_mw.guardrails.presidio_verdicts import Text
+from tianji_mw.guardrails.presidio_verdicts import Text, masked
 from tianji_mw.guardrails.rewrite import replaced
 
 GOOD = {"entity_type": "PERSON", "start": 0, "end": 4, "score": 0.85}
@@ -90,6 +95,24 @@ def test_texts_that_are_others_mixed(text: str, parts: list[str], is_one: bool) 
     assert interleaved(text, parts) is is_one
 
 
+async def test_a_text_that_is_all_of_an_answer_is_asked_about() -> None:
+    """Two channels of the same text: neither is the other one "mixed"."""
+    asked: list[str] = []
+
+    class Finds:
+        async def analyze(self, text: str, question: Question) -> list[Finding]:
+            asked.append(text)
+            return [Finding(0, 3, "PERSON", 1)]
+
+        async def aclose(self) -> None: ...
+
+    check = Presidio(mode=("post_call",))
+    check._analyzer = Finds()
+    verdicts = await check.judge([Said("Ada"), Said("Ada")], "output", a_call())
+    assert [[span.label for span in one.spans] for one in verdicts] == [["PERSON"], ["PERSON"]]
+    assert asked == ["Ada"]
+
+
 def test_overlaps_become_one_run() -> None:
     mail, url = Finding(0, 10, "EMAIL_ADDRESS", 0.6), Finding(4, 10, "URL", 0.9)
     assert runs([url, mail]) == [Finding(0, 10, "EMAIL_ADDRESS", 0.6)]
@@ -104,7 +127,7 @@ def test_what_is_left_of_a_finding() -> None:
     one = Finding(0, 10, "PERSON", 1)
     assert list(outside(one, [], "- - - - - ")) == [one]
     assert list(outside(one, [(0, 4)], "John Smith")) == [Finding(4, 10, "PERSON", 1)]
-    assert list(outside(one, [(0, 4), (2, 10)], "John Smith")) == []
+    assert list(outside(one, [(0, 4), (4, 10)], "John Smith")) == []
     assert list(outside(one, [(4, 10)], "---- Smith")) == []
 
 
@@ -113,8 +136,21 @@ def test_findings_of_json_stay_within_its_strings() -> None:
     found = inside_strings([Finding(7, 20, "PERSON", 1), Finding(11, 15, "B", 1), Finding(23, 28, "CARD", 1)], text)
     assert text[found[0].start : found[0].end] == "Ada\\nBob"
     assert text[found[-2].start : found[-2].end] == "\\nBob"
-    assert is_bare(found[-1].start, text)
-    assert not is_bare(found[0].start, text)
+    assert not within(strings_of(text), found[-1].start)
+    assert within(strings_of(text), found[0].start)
+
+
+def test_thousands_of_findings_take_no_time_of_the_loop() -> None:
+    """Each step was quadratic or worse once, and 100 kB of a tool's arguments held the loop for minutes: beyond what a
+    test may take.
+    """
+    text = orjson.dumps([f"write to user{at}@example.com now" for at in range(2000)]).decode()
+    found = [Finding(*one.span(), "MAIL", 1) for one in re.finditer(r"user\d+@example.com", text)]
+    spans = masked(text, inside_strings(found, text), None)
+    made = replaced(text, spans)
+    items = [{"start": one.start(), "end": one.end(), "entity_type": "MAIL"} for one in re.finditer("<MAIL>", made)]
+    assert _places(text, made, _items(items, made), found) == [one[:2] for one in found]
+    assert orjson.loads(made) == ["write to <MAIL> now"] * 2000
 
 
 # --- tokens
@@ -189,7 +225,7 @@ def test_what_is_restored_belongs_to_the_caller() -> None:
     tokens = some(PERSON="Ann")
     text = "<PERSON_1> met Anna and Ann"
     spans = tokens.restored(text)
-    assert tokens.own(text, spans) == [(0, 3), (0, 3), (17, 20)]
+    assert tokens.own(text, spans) == [(0, 3), (17, 20)]
 
 
 def test_places_after_restoring_are_those_before() -> None:

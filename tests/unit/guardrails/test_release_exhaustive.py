@@ -16,16 +16,15 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from tests.support.apps import SSEApp
+from tests.support.calls import a_call
 from tests.support.stack import Ends
-from tianji_mw.apis import by_name
-from tianji_mw.call import Call, Limits, open_call
+from tianji_mw.call import Call
 from tianji_mw.frames import Frame, Reader
 from tianji_mw.guardrails.base import ALLOW, Guardrail, Release, Span, Verdict, block, mask
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.middleware import Guardrails
 from tianji_mw.guardrails.release import Window
 from tianji_mw.guardrails.runs import Runs
-from tianji_mw.runtime import Runtime
 from tianji_mw.testing import drive
 
 FULL: Final = bool(os.environ.get("TIANJI_PROPERTY"))
@@ -136,15 +135,6 @@ def at_every_byte() -> Iterator[Case]:
             yield case._replace(packet=-at)
 
 
-def call_of(kind: str) -> Call:
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-    return open_call(by_name(KINDS[kind][0]), scope, _nothing, runtime=Runtime(), limits=Limits())
-
-
-async def _nothing() -> Any:
-    raise AssertionError("no body is read")
-
-
 def window_of(policy: Release) -> Window:
     hold: Any = {"window": len(WORD), "sentence": 0, "whole": "all"}[policy]
     return Window(len(WORD), hold, sentences=policy == "sentence")
@@ -206,7 +196,7 @@ def check(case: Case, frames: Sequence[Frame], blocked: bool) -> None:
 @pytest.mark.timeout(900)
 def test_at_every_cut_nothing_forbidden_leaves(capsys: pytest.CaptureFixture[str]) -> None:
     began, number = time.monotonic(), 0
-    calls = {kind: call_of(kind) for kind in KINDS}
+    calls = {kind: a_call(KINDS[kind][0]) for kind in KINDS}
     for case in islice(cases(), 0, None, STRIDE):
         check(case, *left_of(case, calls[case.kind]))
         number += 1
@@ -241,7 +231,7 @@ async def test_through_the_middleware(capsys: pytest.CaptureFixture[str]) -> Non
         driven = await drive(app, ASKED, path=PATHS[KINDS[case.kind][0]])
         frames = list[Frame]()
         if driven.status == 200:
-            reader = Reader(call_of(case.kind), "sse")
+            reader = Reader(a_call(KINDS[case.kind][0]), "sse")
             frames = reader.feed(driven.body, False)
         # Before the first byte a block is a status, after it the last event.
         blocked = driven.status == 400 or (not case.clean and b"blocked by the guardrail" in frames[-1].raw)

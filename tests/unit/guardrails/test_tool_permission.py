@@ -11,10 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from tests.support.apps import SSEApp, json_app
+from tests.support.calls import a_call
 from tests.support.stack import ANSWER, CHAT, DONE, STREAM, Ends, delta
 from tianji_mw.apis import by_name
 from tianji_mw.apis.tools import Tool
-from tianji_mw.call import Call, Limits, open_call
+from tianji_mw.call import Call
 from tianji_mw.errors import SetupError
 from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Side, Subject, Verdict, block
 from tianji_mw.guardrails.entry import Entry
@@ -25,16 +26,6 @@ from tianji_mw.guardrails.tools import instead
 from tianji_mw.identity.base import Identity
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import Driven, drive, started
-
-
-def a_call(identity: Identity | None = None, **request: Any) -> Call:
-    async def receive() -> Any:
-        raise AssertionError("no guardrail reads the body")
-
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
-    call = open_call(by_name("chat_completions"), scope, receive, runtime=Runtime(), limits=Limits())
-    call.identity, call._request = identity, request
-    return call
 
 
 async def verdict(fields: Mapping[str, Any], tool: Tool, *, side: Side = "output", call: Call | None = None) -> Verdict:
@@ -95,9 +86,9 @@ async def test_the_first_rule_that_applies_decides(fields: dict[str, Any], name:
 )
 async def test_rules_of_keys_and_teams(identity: Identity | None, passes: bool) -> None:
     rules = [rule(tool_name="x", keys=["ops", "abc"], teams="t")]
-    assert (await reason({"rules": rules}, Tool("x"), call=a_call(identity)) == "") is passes
+    assert (await reason({"rules": rules}, Tool("x"), call=a_call(identity=identity)) == "") is passes
     listed = {"allowed_tools": {"ops": ["x"], "t": ["x"], "abc": ["x"]}}
-    assert (await reason(listed, Tool("x"), call=a_call(identity)) == "") is passes
+    assert (await reason(listed, Tool("x"), call=a_call(identity=identity)) == "") is passes
 
 
 @pytest.mark.parametrize(
@@ -110,9 +101,9 @@ async def test_rules_of_keys_and_teams(identity: Identity | None, passes: bool) 
 )  # fmt: skip
 async def test_keys_and_requests_take_tools_away(metadata: dict[str, Any], denied: bool) -> None:
     fields = {"default_action": "allow"}
-    call = a_call(Identity(key_hash="h", metadata=metadata))
+    call = a_call(identity=Identity(key_hash="h", metadata=metadata))
     assert await reason(fields, Tool("x"), call=call) == "Tool 'x' denied by the key's own permissions" * denied
-    call = a_call(guardrail_config=metadata)
+    call = a_call(request={"guardrail_config": metadata})
     assert await reason(fields, Tool("x"), call=call) == "Tool 'x' denied by the request's own permissions" * denied
 
 
