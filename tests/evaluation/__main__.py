@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-TASKS: Final = {
-    "content_filter": "tests.evaluation.harm:make()",
-    "prompt_injection": "tests.evaluation.injection:make()",
-    "secrets": "tests.evaluation.leaks:secrets",
-    "pii": "tests.evaluation.leaks:pii",
-}
+#: A title, the task of the data, and the callable.
+TASKS: Final = (
+    ("content_filter", "content_filter", "tests.evaluation.harm:make()"),
+    ("prompt_injection", "prompt_injection", "tests.evaluation.injection:make()"),
+    ("secret_leak", "secrets", "tests.evaluation.leaks:secrets"),
+    ("pii", "pii", "tests.evaluation.leaks:pii"),
+    ("presidio in process, names and places alone", "pii", "tests.evaluation.presidio:names()"),
+)
 
 
 def main() -> None:
@@ -25,14 +27,14 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data")
     if not (folder / "eval.py").is_file():
         sys.exit(f"{folder / 'eval.py'} does not exist; give the folder of the development data as the first argument")
-    for task, target in TASKS.items():
+    for title, task, target in TASKS:
         command = [sys.executable, str(folder / "eval.py"), task, target]
-        print_table(task, json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        print_table(title, json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def print_table(task: str, found: dict[str, Any]) -> None:
+def print_table(title: str, found: dict[str, Any]) -> None:
     """Everything that is known of a task, a row each."""
-    print(f"\n{task}\n{'':42}{'rows':>7}{'recall':>9}{'FPR':>9}")
+    print(f"\n{title}\n{'':42}{'rows':>7}{'recall':>9}{'FPR':>9}")
     row("all", found["overall"])
     for by in ("category", "language", "source", "trap"):
         for name, figures in sorted(found.get(f"by_{by}", {}).items()):
