@@ -12,7 +12,7 @@ PYTEST ?= $(BIN)/python -m pytest
 export UV_NATIVE_TLS ?= 1
 # The lock files name no registry; uv takes the one that this machine is set up for.
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
-EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio,--extra $(extra))
+EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio otel prometheus parquet zstd email,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
 .PHONY: eval-guardrails property run run-llm test test-fast lint format bench bench-quick lock clean node emulators
@@ -62,11 +62,11 @@ tests/interop/node/node_modules/.package-lock.json: tests/interop/node/package-l
 	npm ci --silent --no-audit --no-fund --prefix tests/interop/node
 	@touch $@
 
-emulators: .tools/ministack/.ready
-.tools/ministack/.ready: requirements/ministack.txt | $(VENV)/bin/python
-	@# it pins botocore, so it has an environment of its own
-	$(UV) venv -q --clear --python $(BIN)/python .tools/ministack
-	$(UV) pip sync -q --python .tools/ministack/bin/python requirements/ministack.txt
+# Servers that pin packages of their own have an environment each.
+emulators: .tools/ministack/.ready .tools/mlflow/.ready .tools/phoenix/.ready
+.tools/%/.ready: requirements/%.txt | $(VENV)/bin/python
+	$(UV) venv -q --clear --python $(BIN)/python .tools/$*
+	$(UV) pip sync -q --python .tools/$*/bin/python requirements/$*.txt
 	@touch $@
 
 lock: $(UV) ## new hash locks from pyproject.toml
@@ -74,8 +74,8 @@ lock: $(UV) ## new hash locks from pyproject.toml
 	  --extra sidecar pyproject.toml -o requirements/sidecar.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra sidecar $(EXTRAS) --group test pyproject.toml -o requirements/test.txt
-	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  requirements/ministack.in -o requirements/ministack.txt
+	for name in ministack mlflow phoenix; do $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.txt; done
 
 $(VENV)/.sidecar: requirements/sidecar.txt pyproject.toml | $(VENV)/bin/python
 	@# never take test packages away: the test environment is a superset
