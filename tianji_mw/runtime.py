@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tianji_mw.alarms import Alarms
 
 if TYPE_CHECKING:
+    from tianji_mw.alerts import Alert
     from tianji_mw.upstream import Transport, TransportOptions
 
 log = logging.getLogger("tianji_mw.runtime")
@@ -45,6 +46,8 @@ class Runtime:
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     #: What works worse than it should, by who says so; shown by the probes.
     degraded: dict[str, str] = field(default_factory=dict)
+    #: Who sends alerts on.
+    alert_listeners: list[Callable[[Alert], None]] = field(default_factory=list)
     #: Background tasks that died and were started anew, by name.
     restarts: dict[str, int] = field(default_factory=dict)
 
@@ -130,9 +133,17 @@ class Runtime:
                 log.exception("background task %s failed (%d times); starts again in %g s", name, count, pause)
                 await self.sleep(pause)
 
-    def count(self, event: str, detail: str) -> None:
+    def count(self, event: str, detail: str, times: int = 1) -> None:
         """Count something that must not pass in silence."""
-        self.counts[event, detail] = self.counts.get((event, detail), 0) + 1
+        self.counts[event, detail] = self.counts.get((event, detail), 0) + times
+
+    def alert(self, alert: Alert) -> None:
+        """Tell people, through every layer that sends alerts; counted, and logged where there is none."""
+        self.count("alerts", alert.kind)
+        for listener in self.alert_listeners:
+            listener(alert)
+        if not self.alert_listeners:
+            log.warning("%s: %s", alert.kind, alert.message)
 
     def report(self, who: str, trouble: str) -> None:
         """Say what is wrong with `who`, which goes on working; nothing when all is well again."""
