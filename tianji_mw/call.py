@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 import orjson
 
@@ -19,6 +19,7 @@ from tianji_mw import jsonbytes
 from tianji_mw.apis.base import JSON, Api, Usage
 from tianji_mw.channel import Channel, channel_of
 from tianji_mw.errors import BodyTooLarge, InvalidRequest, ReceiveTimeout, TianjiError, UnsupportedEncoding
+from tianji_mw.facts import Attempt, Counters, Limits, Outcome, Timings
 from tianji_mw.headers import RequestHeaders
 
 if TYPE_CHECKING:
@@ -33,15 +34,23 @@ if TYPE_CHECKING:
 #: Where the Call lives in the ASGI scope.
 CALL_KEY: Final = "tianji_mw.call"
 
-Outcome = Literal[
-    "ok", "cached", "blocked", "refused", "client_gone", "upstream_error", "truncated", "timeout", "error"
-]
-
 _current: ContextVar[Call | None] = ContextVar("tianji_mw_call", default=None)
 _MODEL_IN_PATH: Final = re.compile(r"/(?:deployments|engines)/([^/]+)/")
 _DISCONNECT: Final[Mapping[str, str]] = {"type": "http.disconnect"}
 
 T = TypeVar("T")
+
+__all__ = [
+    "CALL_KEY",
+    "Call",
+    "ClientGone",
+    "Limits",
+    "NamedSecrets",
+    "Outcome",
+    "Timings",
+    "current_call",
+    "open_call",
+]
 
 
 def current_call() -> Call | None:
@@ -53,36 +62,6 @@ class NamedSecrets(Protocol):
     """Secrets by the names that the operator gave them."""
 
     async def get(self, name: str) -> Secret: ...
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class Limits:
-    """Bounds of one call. All are hard: past them the call ends with an error that names the limit."""
-
-    max_body_bytes: int = 32 << 20
-    receive_timeout_s: float = 60.0
-    max_event_bytes: int = 1 << 20
-    max_answer_bytes: int = 256 << 20
-
-
-@dataclass(slots=True)
-class Counters:
-    """How often the expensive things were done; tests hold them to one, one and zero."""
-
-    parsed: int = 0
-    decoded: int = 0
-    encoded: int = 0
-
-
-@dataclass(slots=True)
-class Timings:
-    """Monotonic nanoseconds; 0 where the point was not reached."""
-
-    received: int = 0
-    sent_upstream: int = 0
-    first_upstream_byte: int = 0
-    first_client_byte: int = 0
-    end: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +81,12 @@ class Call:
     deployment: Deployment | None = None
     #: What the `Secrets` layer offers by name; see `secret()`.
     named: NamedSecrets | None = None
+    #: Address of the client; empty where the server does not tell it.
+    client: str = ""
+    #: What was sent upstream for it, in this order.
+    attempts: list[Attempt] = field(default_factory=list)
+    #: Headers that middlewares add to every request upstream, lower case.
+    upstream_headers: dict[str, str] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     want_usage: bool = False
     timings: Timings = field(default_factory=Timings)
@@ -327,6 +312,18 @@ class Call:
         """Note why the call failed; the first reason stays, and a complete answer cannot fail any more."""
         if self.error is None and not self.complete:
             self.error = error
+            if self.attempts and self.attempts[-1].error is None:
+                self.attempts[-1].error = error
+
+    def attempt(self, deployment: Deployment) -> None:
+        """An attempt at this deployment begins: its request is about to be sent."""
+        now = self.timings.sent_upstream = self.runtime.clock()
+        self.attempts.append(Attempt(deployment, now))
+
+    def answered(self, status: int) -> None:
+        """The attempt has an answer with this HTTP status."""
+        self.attempts[-1].status = status
+        self.timings.first_upstream_byte = self.runtime.clock()
 
     async def secret(self, name: str) -> Secret:
         """The secret of this name in the `Secrets` layer's `names`. Raises KeyError, SecretError, RuntimeError."""
@@ -392,5 +389,7 @@ def open_call(api: Api, scope: Scope, receive: Receive, *, runtime: Runtime, lim
         runtime=runtime,
     )
     call._receive = receive
+    if client := scope.get("client"):
+        call.client = client[0]
     call.timings.received = runtime.clock()
     return call

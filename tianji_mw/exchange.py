@@ -124,10 +124,9 @@ class Exchange:
         call, plan, stream = self._call, self._plan, self._stream
         deadlines = outgoing.deadlines_for(call, plan.deployment, stream=stream)
         request = UpstreamRequest("POST", plan.url(call, stream=stream), headers, body, deadlines)
-        clock, timings = call.runtime.clock, call.timings
-        timings.sent_upstream = clock()
+        call.attempt(plan.deployment)
         response = await plan.transport(call).send(request)
-        timings.first_upstream_byte = clock()
+        call.answered(response.status)
         return response
 
     def _body(self) -> bytes:

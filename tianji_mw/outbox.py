@@ -95,6 +95,7 @@ class Outbox:
         self._marks: deque[tuple[int, int]] = deque([(0, 0)] if self._place.waiting else [])
         self._mark_every = int(delivery.flush_interval_s * 1e9 / 8)
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
         self._reading = asyncio.Lock()
         self._hurry = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -117,7 +118,8 @@ class Outbox:
         try:
             async with asyncio.timeout(seconds):
                 while self.pending and not (self.failures > 1 and self._journal.durable):
-                    await asyncio.sleep(0.01)
+                    self._settled.clear()
+                    await self._settled.wait()
         except TimeoutError:
             pass
         return self.pending
@@ -262,7 +264,7 @@ class Outbox:
             if task is None or task.cancelling():
                 raise
             return NotDelivered("the callback cancelled its own work")
-        except Exception as error:  # the outbox's failsafe: whatever a destination raises, no record is lost by it
+        except Exception as error:  # noqa: BLE001 - the outbox's failsafe: whatever a destination raises, nothing is lost
             self._runtime.count("callback_errors", f"{self.name} {type(error).__name__}")
             # No text of it: it may hold what somebody said, or a key.
             log.error("callback %s raised %s", self.name, _place_of(error))
@@ -282,6 +284,7 @@ class Outbox:
         self.delivered += sum(not item.lost for item in delivered)
         waiting = failed.difference(over)
         self._journal.finish(self._place, [item.position for item in batch if item not in waiting])
+        self._settled.set()
 
     def _note(self, problem: NotDelivered | None, *, well: bool) -> None:
         """The destination's state after an attempt."""

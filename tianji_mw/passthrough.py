@@ -103,13 +103,13 @@ class PassThrough:
         call = self._call
         response: UpstreamResponse | None = None
         try:
-            call.timings.sent_upstream = call.runtime.clock()
+            call.attempt(deployment)
             transport = deployment.provider.transport() or call.runtime.transport
             response = await self._open(transport, request)
             if response.status in REFUSED_KEY and (again := await self._renewed(request, deployment)):
                 response.close()
                 response = await self._open(transport, again)
-            call.timings.first_upstream_byte = call.runtime.clock()
+            call.answered(response.status)
             await refuse_bad_status(response, deployment)
             async with Watch(call):
                 await self._relay(response)

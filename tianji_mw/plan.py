@@ -80,15 +80,16 @@ class Plan:
             credentials = await provider.credentials()
         if not credentials and (missing := provider.lacks()):
             raise outgoing.no_key(provider, self.deployment, missing)
-        if self._forwards and not call.headers.isdisjoint(self._forwards):
-            return list(provider.headers(_OWN[stream], call.headers, credentials).items())
+        if call.upstream_headers or (self._forwards and not call.headers.isdisjoint(self._forwards)):
+            made = provider.headers(_OWN[stream], call.headers, credentials)
+            return list({**call.upstream_headers, **made}.items())
         mark = credentials
         if self._changing:
             mark = [*credentials, *(("", secret.reveal()) for secret in self._changing)]
         known = self._headers.get(stream)
         if known is None or known[0] != mark:
-            made = tuple(provider.headers(_OWN[stream], {}, credentials).items())
-            known = self._headers[stream] = mark, made
+            built = tuple(provider.headers(_OWN[stream], {}, credentials).items())
+            known = self._headers[stream] = mark, built
         return known[1]
 
     async def renewed(self, call: Call, refused: RawHeaders, *, stream: bool) -> RawHeaders | None:

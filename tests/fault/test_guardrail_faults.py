@@ -25,7 +25,7 @@ from tianji_mw.call import Call
 from tianji_mw.compose import compose
 from tianji_mw.config import loads
 from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Verdict
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import Driven, FakeLLM, drive
 

@@ -25,7 +25,7 @@ from tests.support.processes import ROOT, free_port, server
 from tests.support.stack import CHAT, STREAM, Ends, Serve
 from tianji_mw.compose import compose
 from tianji_mw.config import loads
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import Driven, FakeLLM, drive
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ministack")]

@@ -17,7 +17,7 @@ from tianji_mw.config import loads
 from tianji_mw.errors import ConfigErrors
 from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Release, Said, Side, Verdict, block, mask
 from tianji_mw.guardrails.base import Span as Piece
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import FakeLLM, Reply, drive
 
 

@@ -14,7 +14,7 @@ from tests.support.stack import Ends, Serve, stream_of
 from tianji_mw.compose import compose
 from tianji_mw.config import loads
 from tianji_mw.errors import ConfigErrors
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import Driven, FakeLLM, Reply, drive
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.test_guardrails import config, served
 from tests.support.stack import Serve
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import FakeLLM, Reply, drive
 
 ASK = {"model": "gpt-4o", "input": "Who?", "stream": True}

@@ -28,8 +28,8 @@ from tianji_mw.compose import compose
 from tianji_mw.config import loads
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.middleware import Guardrails
-from tianji_mw.guardrails.runs import Runs
 from tianji_mw.guardrails.tool_permission import ToolPermission
+from tianji_mw.runs import Runs
 from tianji_mw.testing import FakeLLM, Reply, started
 
 SECRET = "rm-everything-now"

@@ -28,7 +28,7 @@ from tianji_mw.guardrails.base import (
     block,
     mask,
 )
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import FakeLLM, Reply, drive
 
 

@@ -13,8 +13,8 @@ from tianji_mw.guardrails.base import Said
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.judge import judge
 from tianji_mw.guardrails.release import Scan, Window
-from tianji_mw.guardrails.runs import Run, Runs
 from tianji_mw.guardrails.tools import ToolGate
+from tianji_mw.runs import Run
 
 
 class Chosen:
@@ -83,16 +83,15 @@ class Chosen:
 
     def sent(self, said: Sequence[Said], call: Call) -> None:
         """Record that the request goes on."""
-        runs, characters = call.note(Runs), sum(len(one.text) for one in said)
+        characters = sum(len(one.text) for one in said)
         for entry in self.input:
-            run = runs.of(entry, "input")
+            run = entry.run(call, "input")
             run.delivered += characters
             run.partial = entry.newest_only or bool(entry.skip_roles)
 
     def runs(self, call: Call) -> list[Run]:
         """The records of what judges the answer."""
-        runs = call.note(Runs)
-        return [runs.of(entry, "output") for entry in self._output]
+        return [entry.run(call, "output") for entry in self._output]
 
     async def end(self, call: Call) -> None:
         """Wait for what watches; give up what nobody waits for any more."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from tianji_mw.breaker import Breaker
+from tianji_mw.call import Call
 from tianji_mw.guardrails.base import Guardrail, Release, Said, Side, Subject
+from tianji_mw.runs import Run, Runs
 
 #: Which failures of a check let the content pass: none, an unreachable service, or all.
 FailOpen = Literal["never", "unreachable", "always"]
@@ -49,9 +51,17 @@ class Entry:
     newest_only: bool = False
 
     def __post_init__(self) -> None:
-        modes = self.check.mode if self.modes is None else self.modes
-        if modes and set(modes) == {"logging_only"}:
+        if self.mode and set(self.mode) == {"logging_only"}:
             object.__setattr__(self, "dry_run", True)
+
+    @property
+    def mode(self) -> tuple[str, ...]:
+        """Its modes, on this call."""
+        return self.check.mode if self.modes is None else self.modes
+
+    def run(self, call: Call, side: Side) -> Run:
+        """What is recorded of it on this side of a call."""
+        return call.note(Runs).of(self.name, side, self.mode, dry_run=self.dry_run)
 
     @property
     def waits(self) -> Release:
@@ -63,8 +73,7 @@ class Entry:
         """When it judges a request: before it goes on, or beside it, so that the answer or nothing waits for it."""
         if self.dry_run:
             return "aside"
-        modes = self.check.mode if self.modes is None else self.modes
-        return "during" if "during_call" in modes and "pre_call" not in modes else "before"
+        return "during" if "during_call" in self.mode and "pre_call" not in self.mode else "before"
 
     def runs_on(self, side: Side, subject: Subject = "texts") -> bool:
         """Whether it judges the texts, or the tools, of this side."""

@@ -16,7 +16,7 @@ from tianji_mw.call import Call
 from tianji_mw.errors import Blocked, GuardrailUnavailable, TianjiError
 from tianji_mw.guardrails.base import ALLOW, GuardrailFailed, Said, Side, Span, Verdict
 from tianji_mw.guardrails.entry import Entry
-from tianji_mw.guardrails.runs import Run, Runs
+from tianji_mw.runs import Run
 
 #: What is asked about: texts, or tools.
 Asked = Sequence[Said] | Sequence[Tool]
@@ -65,7 +65,7 @@ async def _ask(entry: Entry, said: Asked, side: Side, call: Call, fresh: int | N
 
 async def _ask_about(entry: Entry, said: Asked, side: Side, call: Call, fresh: int | None) -> Sequence[Verdict]:
     clock = call.runtime.clock
-    run = call.note(Runs).of(entry, side)
+    run = entry.run(call, side)
     run.asked += 1
     characters = 0
     for one in said:

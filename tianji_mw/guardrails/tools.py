@@ -15,7 +15,6 @@ from tianji_mw.frames import Frame
 from tianji_mw.guardrails.base import Side, Span, Verdict, mask
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.judge import judge
-from tianji_mw.guardrails.runs import Runs
 from tianji_mw.taps import Batch
 
 
@@ -41,9 +40,9 @@ def _judges(entries: Sequence[Entry], side: Side) -> list[Entry]:
 async def _refused(entries: Sequence[Entry], tools: Sequence[Tool], side: Side, call: Call) -> dict[Place, str]:
     """The places of the tools that are taken away, with what is said instead."""
     found = await judge(entries, tools, side, call)
-    runs, characters = call.note(Runs), sum(len(tool.text) for tool in tools)
+    characters = sum(len(tool.text) for tool in tools)
     for entry in entries if tools else ():
-        runs.of(entry, side).delivered += characters
+        entry.run(call, side).delivered += characters
     return {
         tool.place: "\n".join(dict.fromkeys(span.replacement or span.label for span in spans))
         for tool, spans in zip(tools, found, strict=True)

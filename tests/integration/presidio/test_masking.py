@@ -22,7 +22,7 @@ from tests.integration.presidio.stack import (
 from tests.support.presidio_server import text_of
 from tests.support.stack import CHAT, Serve, delta, stream_of
 from tianji_mw.guardrails import presidio_local
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import Driven, FakeLLM, Reply, drive
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from tests.integration.presidio.stack import (
     served,
 )
 from tests.support.stack import CHAT, Serve, stream_of
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import FakeLLM, Received, Reply, drive
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,7 @@ from tianji_mw.guardrails.base import ALLOW, Guardrail, Release, Span, Verdict, 
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.middleware import Guardrails
 from tianji_mw.guardrails.release import Window
-from tianji_mw.guardrails.runs import Runs
+from tianji_mw.runs import Runs
 from tianji_mw.testing import drive
 
 FULL: Final = bool(os.environ.get("TIANJI_PROPERTY"))

@@ -17,8 +17,8 @@ from tianji_mw.call import Call
 from tianji_mw.guardrails.base import ALLOW, Guardrail, GuardrailFailed, Side, Subject, Verdict, block
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.middleware import Guardrails
-from tianji_mw.guardrails.runs import Runs
 from tianji_mw.guardrails.tool_permission import ToolPermission
+from tianji_mw.runs import Runs
 from tianji_mw.testing import Driven, drive, started
 
 

@@ -1,14 +1,12 @@
-"""What guardrails did on one call: the record that proves what was checked. It holds no text."""
+"""What guardrails did on one call: the record that proves what was checked. It holds no text.
+
+Guardrails write it and callbacks read it; the two do not know each other.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-
-from tianji_mw.guardrails.base import Side
-
-if TYPE_CHECKING:
-    from tianji_mw.guardrails.entry import Entry
+from typing import Literal
 
 #: `not_run`: the call ended before its first verdict.
 Status = Literal["not_run", "success", "guardrail_intervened", "guardrail_failed_to_respond"]
@@ -19,7 +17,9 @@ class Run:
     """What one guardrail did on one side of a call, all its questions together."""
 
     guardrail: str
-    side: Side
+    side: Literal["input", "output"]
+    #: LiteLLM's modes that it runs in, such as `pre_call`.
+    mode: tuple[str, ...] = ()
     status: Status = "not_run"
     #: What it found: of a block, or of pieces that were replaced.
     category: str = ""
@@ -48,12 +48,14 @@ class Run:
         return "the config leaves texts out" if self.partial else "nothing waited for its verdict"
 
 
-class Runs(dict[tuple[str, Side], Run]):
+class Runs(dict[tuple[str, Literal["input", "output"]], Run]):
     """All runs of one call by name and side: `call.note(Runs)`."""
 
-    def of(self, entry: Entry, side: Side) -> Run:
-        """The run of this guardrail on this side."""
-        run = self.get((entry.name, side))
+    def of(
+        self, name: str, side: Literal["input", "output"], mode: tuple[str, ...] = (), *, dry_run: bool = False
+    ) -> Run:
+        """The run of the guardrail of this name on this side."""
+        run = self.get((name, side))
         if run is None:
-            run = self[entry.name, side] = Run(guardrail=entry.name, side=side, dry_run=entry.dry_run)
+            run = self[name, side] = Run(guardrail=name, side=side, mode=mode, dry_run=dry_run)
         return run

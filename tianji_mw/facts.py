@@ -1,0 +1,55 @@
+"""The plain facts about a call: its bounds, counters and times, and what was tried upstream for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tianji_mw.routing.base import Deployment
+
+Outcome = Literal[
+    "ok", "cached", "blocked", "refused", "client_gone", "upstream_error", "truncated", "timeout", "error"
+]
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Limits:
+    """Bounds of one call. All are hard: past them the call ends with an error that names the limit."""
+
+    max_body_bytes: int = 32 << 20
+    receive_timeout_s: float = 60.0
+    max_event_bytes: int = 1 << 20
+    max_answer_bytes: int = 256 << 20
+
+
+@dataclass(slots=True)
+class Counters:
+    """How often the expensive things were done; tests hold them to one, one and zero."""
+
+    parsed: int = 0
+    decoded: int = 0
+    encoded: int = 0
+
+
+@dataclass(slots=True)
+class Timings:
+    """Monotonic nanoseconds; 0 where the point was not reached."""
+
+    received: int = 0
+    sent_upstream: int = 0
+    first_upstream_byte: int = 0
+    first_client_byte: int = 0
+    end: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One request upstream; it ends where the next one begins, or with the call."""
+
+    deployment: Deployment
+    #: Nanoseconds of the runtime's clock.
+    started: int
+    #: The HTTP status that the provider answered with; 0 without an answer.
+    status: int = 0
+    error: BaseException | None = None
