@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tianji_mw.journal import Journal, Position
-from tianji_mw.records import NotDelivered, Record, RecordKind
+from tianji_mw.journal import Entry, Journal, Position
+from tianji_mw.records import NotDelivered, Record
 
 if TYPE_CHECKING:
     from tianji_mw.runtime import Runtime
@@ -32,6 +32,8 @@ _OVER: Final[dict[OnFailure, str]] = {"discard": "discarded", "retry": "retries"
 _HOPELESS: Final = 30
 _HURRIED_PAUSE_S: Final = 0.5
 _IDLE_S: Final = 0.01
+#: Records that are made before other tasks get their turn.
+_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +73,20 @@ class _Item:
 class Outbox:
     """One destination's delivery. `name` also is its name in the journal."""
 
-    def __init__(self, name: str, write: Write, *, journal: Journal, runtime: Runtime, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        name: str,
+        write: Write,
+        *,
+        journal: Journal,
+        runtime: Runtime,
+        delivery: Delivery,
+        make: Callable[[Entry], Record] | None = None,
+    ) -> None:
         self.name = name
         self.delivery = delivery
         self._write = write
+        self._make = make or _record
         self._journal = journal
         self._runtime = runtime
         self._place = journal.subscribe(name)
@@ -236,10 +248,23 @@ class Outbox:
             self._again = [item for item in self._again if item not in taken]
         room = delivery.batch_size - len(batch)
         if room > 0 and size < delivery.max_batch_bytes and len(self._again) <= delivery.batch_size:
-            for position, entry in await self._journal.read(self._place, room, delivery.max_batch_bytes - size):
-                kind: RecordKind = "alert" if entry.kind == "alert" else "call"
-                batch.append(_Item(position, Record(entry.record_id, entry.raw, kind)))
+            found = await self._journal.read(self._place, room, delivery.max_batch_bytes - size)
+            for at, (position, entry) in enumerate(found, 1):
+                batch += self._made(position, entry)
+                if at % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
         return batch
+
+    def _made(self, position: Position, entry: Entry) -> list[_Item]:
+        """The record of an entry; none where nothing can be made of it, which is counted."""
+        try:
+            return [_Item(position, self._make(entry))]
+        except Exception as error:  # noqa: BLE001 - the outbox's failsafe: one record must not stop the others
+            self.last_error = f"a record cannot be made: {_place_of(error)}"
+            self._count("unreadable", 1)
+            self._journal.refuse(self.name, self.last_error, entry.raw)
+            self._journal.finish(self._place, [position])
+            return []
 
     async def _deliver(self, batch: list[_Item]) -> None:
         """One attempt; where a batch was refused as a whole, one for each half of it."""
@@ -347,6 +372,10 @@ def _sorted(batch: list[_Item], problem: NotDelivered | None) -> tuple[set[_Item
         return refused, {item for item in batch if id(item.record) in again} - refused
     rest = set(batch) - refused
     return (refused, rest) if problem.retry else (refused | rest, set())
+
+
+def _record(entry: Entry) -> Record:
+    return Record(entry.record_id, entry.raw)
 
 
 def _place_of(error: BaseException) -> str:

@@ -18,6 +18,8 @@ class Run:
 
     guardrail: str
     side: Literal["input", "output"]
+    #: What checks, such as `content_filter`.
+    provider: str = ""
     #: LiteLLM's modes that it runs in, such as `pre_call`.
     mode: tuple[str, ...] = ()
     status: Status = "not_run"
@@ -29,6 +31,8 @@ class Run:
     failed: int = 0
     #: Time that it took, and characters that it was asked about. On streams a character may count twice.
     duration_ns: int = 0
+    #: When it was asked first, in nanoseconds of the runtime's clock.
+    began: int = 0
     characters: int = 0
     #: Characters of this side that it has given a verdict about, each counted once.
     scanned: int = 0
@@ -50,12 +54,3 @@ class Run:
 
 class Runs(dict[tuple[str, Literal["input", "output"]], Run]):
     """All runs of one call by name and side: `call.note(Runs)`."""
-
-    def of(
-        self, name: str, side: Literal["input", "output"], mode: tuple[str, ...] = (), *, dry_run: bool = False
-    ) -> Run:
-        """The run of the guardrail of this name on this side."""
-        run = self.get((name, side))
-        if run is None:
-            run = self[name, side] = Run(guardrail=name, side=side, mode=mode, dry_run=dry_run)
-        return run

@@ -61,7 +61,13 @@ class Entry:
 
     def run(self, call: Call, side: Side) -> Run:
         """What is recorded of it on this side of a call."""
-        return call.note(Runs).of(self.name, side, self.mode, dry_run=self.dry_run)
+        runs = call.note(Runs)
+        run = runs.get((self.name, side))
+        if run is None:
+            kind = type(self.check).__module__.rpartition(".")[2]
+            run = Run(guardrail=self.name, side=side, provider=kind, mode=self.mode, dry_run=self.dry_run)
+            runs[self.name, side] = run
+        return run
 
     @property
     def waits(self) -> Release:

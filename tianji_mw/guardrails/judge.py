@@ -72,6 +72,7 @@ async def _ask_about(entry: Entry, said: Asked, side: Side, call: Call, fresh: i
         characters += len(one.text)
     run.characters += characters
     began = clock()
+    run.began = run.began or began
     try:
         verdicts = await _attempts(entry, said, side, call)
     except GuardrailFailed as failure:

@@ -72,7 +72,7 @@ def prepare(root: Path) -> None:
         raise SetupError(f"the spool folder {root} cannot be written; {_CURE}")
 
 
-_CURE: Final = "set callback_settings.spool.folder or TIANJI_SPOOL_DIR to a folder of this user"
+_CURE: Final = "set spool_dir or TIANJI_SPOOL_DIR to a folder of this user"
 
 
 def claim(root: Path, new: str) -> Iterator[Folder]:
