@@ -19,8 +19,9 @@ from tianji_mw import jsonbytes
 from tianji_mw.apis.base import JSON, Api, Usage
 from tianji_mw.channel import Channel, channel_of
 from tianji_mw.errors import BodyTooLarge, InvalidRequest, ReceiveTimeout, TianjiError, UnsupportedEncoding
-from tianji_mw.facts import Attempt, Counters, Limits, Outcome, Timings
+from tianji_mw.facts import Attempt, ClientGone, Counters, Limits, Outcome, Timings, outcome_of
 from tianji_mw.headers import RequestHeaders
+from tianji_mw.kept import Kept
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
@@ -92,6 +93,8 @@ class Call:
     timings: Timings = field(default_factory=Timings)
     counters: Counters = field(default_factory=Counters)
     notes: dict[type, object] = field(default_factory=dict)
+    #: What left, where a layer asked for it.
+    kept: Kept | None = None
     #: HTTP status sent to the client; 0 before.
     status: int = 0
     bytes_out: int = 0
@@ -297,12 +300,17 @@ class Call:
 
     # --- the answer
 
+    def keep(self, most: int) -> None:
+        """Keep references to the first `most` bytes of what leaves, in `kept`, for after the call."""
+        if self.kept is None or self.kept.most < most:
+            self.kept = Kept(most)
+
     def close(self, error: TianjiError) -> None:
         """End the answer early: a state change that the driver acts on after the current hook returns."""
         if not self.closed:
             self.closed = True
             self.error = error
-            outcome = _outcome_of(error)
+            outcome = outcome_of(error)
             # Refused after the request was let in: that is a block.
             self.outcome = "blocked" if outcome == "refused" else outcome
             if self._on_close is not None:
@@ -344,7 +352,7 @@ class Call:
             if self.gone:
                 self.outcome = "client_gone"
             elif self.error is not None:
-                self.outcome = _outcome_of(self.error)
+                self.outcome = outcome_of(self.error)
             elif not self.complete:
                 self.outcome = "truncated"
             else:
@@ -353,28 +361,6 @@ class Call:
 
     def __repr__(self) -> str:
         return f"Call({self.id}, {self.api.name}, {self.outcome or 'running'})"
-
-
-class ClientGone(Exception):  # a state of the connection, not a fault
-    """The client disconnected; nobody is left to answer."""
-
-
-def _outcome_of(error: BaseException) -> Outcome:
-    from tianji_mw import errors
-
-    if isinstance(error, ClientGone | asyncio.CancelledError):
-        return "client_gone"
-    if isinstance(error, errors.UpstreamTimeout):
-        return "timeout"
-    if isinstance(error, errors.UpstreamTruncated):
-        return "truncated"
-    if isinstance(error, errors.UpstreamError):
-        return "upstream_error"
-    if isinstance(error, errors.Blocked):
-        return "blocked"
-    if isinstance(error, errors.Refusal | errors.RequestError):
-        return "refused"
-    return "error"
 
 
 def open_call(api: Api, scope: Scope, receive: Receive, *, runtime: Runtime, limits: Limits) -> Call:

@@ -18,7 +18,7 @@ from tianji_mw.errors import OrderError, SetupError, TianjiError
 from tianji_mw.lifespan import Lifespan
 from tianji_mw.routes import Routes
 from tianji_mw.runtime import Runtime
-from tianji_mw.witness import Broken, Witness, conclude, shielded
+from tianji_mw.witness import Broken, Witness, conclude, end_at_once, shielded
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -63,6 +63,8 @@ class LLMMiddleware:
     #: Whether `on_frames` is written; without it an answer is not decoded for this layer.
     reads_frames: ClassVar[bool] = False
     _taps: ClassVar[bool] = False
+    #: Whether `on_end_now` is written.
+    ends_at_once: ClassVar[bool] = False
     #: Whether `on_end` is written; a layer that seldom has a use for it may say so for itself.
     _ends: bool = False
 
@@ -72,7 +74,8 @@ class LLMMiddleware:
         base = LLMMiddleware
         cls.reads_frames = cls.on_frames is not base.on_frames
         cls._taps = cls.reads_frames or cls.on_start is not base.on_start
-        cls._ends = cls.on_end is not base.on_end
+        cls.ends_at_once = cls.on_end_now is not base.on_end_now
+        cls._ends = cls.ends_at_once or cls.on_end is not base.on_end
 
     def __init__(
         self,
@@ -113,6 +116,9 @@ class LLMMiddleware:
 
     async def on_end(self, call: Call) -> None:
         """Exactly once per call that reached this layer, whatever happened; shielded from cancellation."""
+
+    def on_end_now(self, call: Call) -> None:
+        """`on_end` for what waits for nothing: it needs no task of its own. Write one of the two."""
 
     async def start(self, runtime: Runtime) -> None:
         """Open what the layer needs; raise SetupError to stop the start. Runs before the first request."""
@@ -160,7 +166,11 @@ class LLMMiddleware:
         try:
             await self._run(call, inner, receive, witness)
         finally:
-            if call.enders or not call.complete:
+            if call.complete and all(layer.ends_at_once for layer in call.enders):
+                call.settle()
+                for layer in reversed(call.enders):
+                    end_at_once(layer, call)
+            else:
                 await shielded(conclude(call, witness))
             call.runtime.inflight -= 1
             call.runtime.count("calls", f"{api.name} {call.settle()}")

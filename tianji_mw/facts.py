@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -53,3 +54,26 @@ class Attempt:
     #: The HTTP status that the provider answered with; 0 without an answer.
     status: int = 0
     error: BaseException | None = None
+
+
+class ClientGone(Exception):  # a state of the connection, not a fault
+    """The client disconnected; nobody is left to answer."""
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """How a call ended that failed with this error."""
+    from tianji_mw import errors
+
+    if isinstance(error, ClientGone | asyncio.CancelledError):
+        return "client_gone"
+    if isinstance(error, errors.UpstreamTimeout):
+        return "timeout"
+    if isinstance(error, errors.UpstreamTruncated):
+        return "truncated"
+    if isinstance(error, errors.UpstreamError):
+        return "upstream_error"
+    if isinstance(error, errors.Blocked):
+        return "blocked"
+    if isinstance(error, errors.Refusal | errors.RequestError):
+        return "refused"
+    return "error"

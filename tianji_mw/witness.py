@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Send
 
     from tianji_mw.call import Call
+    from tianji_mw.driver import LLMMiddleware
 
 log = logging.getLogger("tianji_mw.witness")
 
@@ -80,6 +81,8 @@ class Witness:
                 if not call.bytes_out:
                     call.timings.first_client_byte = call.runtime.clock()
                 call.bytes_out += len(body)
+                if call.kept is not None:
+                    call.kept.take(body, call.runtime.clock())
             if not message.get("more_body", False):
                 call.complete = not call.gone
                 call.timings.end = call.runtime.clock()
@@ -88,6 +91,8 @@ class Witness:
             call.status = message["status"]
             headers: RawHeaderList = message.get("headers", ())
             self._form = form_of(header(headers, b"content-type"))
+            if call.kept is not None:
+                call.kept.start(self._form, headers)
             if call.response_headers:
                 headers = with_headers(headers, call.response_headers)
             own = (b"x-request-id", call.id.encode("latin-1"))
@@ -153,6 +158,9 @@ async def conclude(call: Call, witness: Witness) -> None:
         call.timings.end = call.runtime.clock()
     call.settle()
     for layer in reversed(call.enders):
+        if layer.ends_at_once:
+            end_at_once(layer, call)
+            continue
         name = type(layer).__name__
         limit = call.runtime.alarms.within(deadline)
         try:
@@ -165,3 +173,13 @@ async def conclude(call: Call, witness: Witness) -> None:
             else:
                 call.runtime.count("on_end_failures", name)
                 log.exception("call %s: %s.on_end failed", call.id, name)
+
+
+def end_at_once(layer: LLMMiddleware, call: Call) -> None:
+    """Run an `on_end_now`, which waits for nothing, and so can neither be cancelled nor be late."""
+    try:
+        layer.on_end_now(call)
+    except Exception:  # the finaliser: the answer has left, so a fault here is counted, not raised
+        name = type(layer).__name__
+        call.runtime.count("on_end_failures", name)
+        log.exception("call %s: %s.on_end_now failed", call.id, name)

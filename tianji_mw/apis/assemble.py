@@ -31,9 +31,19 @@ def _events(raw: bytes) -> Events:
         try:
             data = orjson.loads(payload) if payload else None
         except orjson.JSONDecodeError:
-            continue
-        if isinstance(data, dict):
-            yield name, data
+            data = None
+        yield name, data if isinstance(data, dict) else {}
+
+
+def first_content(api: str, raw: bytes) -> int:
+    """Which event of the stream, counted from 0, is the first with content; 0 where none is."""
+    from tianji_mw import apis
+
+    known = next((one for one in apis.ALL if one.name == api), None)
+    for at, (name, data) in enumerate(_events(raw)):
+        if known is not None and known.see(data, name).kind in ("text", "tool", "thinking"):
+            return at
+    return 0
 
 
 # --- OpenAI chat completions and completions

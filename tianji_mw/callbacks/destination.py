@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from tianji_mw.callbacks.base import Callback
 from tianji_mw.callbacks.redaction import without_content, without_key_info
+from tianji_mw.callbacks.trace_context import trace_context
 from tianji_mw.outbox import Delivery, OnFailure
 from tianji_mw.records import Record
 from tianji_mw.tags import tags_of
@@ -59,12 +60,12 @@ class Destination:
         """Whether it hears of calls that went well, or failed."""
         return self.takes_calls and self.events != ("failure" if well else "success")
 
-    def wants(self, call: Call, trace_id: str, *, well: bool) -> bool:
+    def wants(self, call: Call, *, well: bool) -> bool:
         """Whether it hears of this call."""
         if not self.hears(well=well):
             return False
         rate = self.sample_rate if well else self.failure_sample_rate
-        if rate < 1 and int(trace_id[:8], 16) >= rate * _SCALE:
+        if rate < 1 and int(trace_context(call.headers, call.id).trace_id[-8:], 16) >= rate * _SCALE:
             return False
         identity = call.identity
         if self.key_hash and (identity is None or identity.key_hash != self.key_hash):
@@ -122,9 +123,9 @@ class Choice:
             for well in (True, False):
                 self._fixed[well] = tuple(one.name for one in self.destinations if one.hears(well=well))
 
-    def __call__(self, call: Call, trace_id: str, *, well: bool, without: frozenset[str]) -> tuple[str, ...]:
+    def __call__(self, call: Call, *, well: bool, without: frozenset[str]) -> tuple[str, ...]:
         """Their names, without these."""
         found = self._fixed.get(well)
         if found is None:
-            found = tuple(one.name for one in self.destinations if one.wants(call, trace_id, well=well))
+            found = tuple(one.name for one in self.destinations if one.wants(call, well=well))
         return tuple(name for name in found if name not in without) if without else found

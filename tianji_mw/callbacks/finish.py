@@ -1,16 +1,10 @@
-"""Makes whole records out of what the journal holds: the events of a stream become the answer they amount to.
-
-Done when a record is delivered, once for all destinations that take it within a short time.
-"""
+"""Gives the record of a journal entry: made once for all destinations that take it within a short time."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import orjson
-
-from tianji_mw.apis.assemble import assemble
-from tianji_mw.callbacks.record import EVENTS
+from tianji_mw.callbacks.record import RecordRules, record_of
 from tianji_mw.journal import Entry
 from tianji_mw.records import Record
 
@@ -20,18 +14,19 @@ _KEPT_BYTES: Final = 16 << 20
 
 
 class Finisher:
-    """Gives the record of a journal entry."""
+    """From entries to records."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: RecordRules) -> None:
+        self._rules = rules
         self._recent: dict[str, Record] = {}
         self._size = 0
 
     def __call__(self, entry: Entry) -> Record:
-        if entry.kind != "stream":
-            return Record(entry.record_id, entry.raw, "alert" if entry.kind == "alert" else "call")
+        if entry.kind == "alert":
+            return Record(entry.record_id, entry.raw, "alert")
         record = self._recent.get(entry.record_id)
         if record is None:
-            record = finished(entry.record_id, entry.raw)
+            record = record_of(entry.record_id, entry.raw, self._rules)
             self._keep(record)
         return record
 
@@ -40,11 +35,3 @@ class Finisher:
         self._size += len(record.raw)
         while len(self._recent) > _KEPT or (self._size > _KEPT_BYTES and len(self._recent) > 1):
             self._size -= len(self._recent.pop(next(iter(self._recent))).raw)
-
-
-def finished(record_id: str, raw: bytes) -> Record:
-    """The record with an answer in the place of its events."""
-    data = orjson.loads(raw)
-    events = data.pop(EVENTS, "")
-    data["response"] = assemble(data["tianji"]["api"], events.encode("utf-8", "replace"))
-    return Record.of(record_id, data)

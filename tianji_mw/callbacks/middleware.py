@@ -1,7 +1,7 @@
 """`Callbacks`: one record of every call, to every destination that wants it, and nothing lost on the way.
 
-It stands outside of what blocks, caches and routes, so it sees the answer that the client sees. In the path of a call it
-keeps references to the answer's bytes, builds the record at the end and writes it into the journal; no more.
+It stands outside of what blocks, caches and routes, so it sees the answer that the client sees. In the path of a call
+it writes down what happened, at the end; records are made of that when they are delivered.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ import orjson
 
 from tianji_mw.call import Call
 from tianji_mw.callbacks.base import Callback
-from tianji_mw.callbacks.collected import Collected
 from tianji_mw.callbacks.destination import Choice, Destination
 from tianji_mw.callbacks.finish import Finisher
-from tianji_mw.callbacks.record import RecordRules, record_of
+from tianji_mw.callbacks.record import RecordRules
+from tianji_mw.callbacks.snapshot import ContentRules, snapshot
 from tianji_mw.callbacks.trace_context import TraceContext, trace_context
 from tianji_mw.callbacks.wishes import Wishes
 from tianji_mw.driver import LayerOptions, LLMMiddleware
 from tianji_mw.errors import SetupError
-from tianji_mw.frames import Frame
 from tianji_mw.journal import Journal
 from tianji_mw.outbox import Outbox
 from tianji_mw.runtime import Runtime
-from tianji_mw.taps import Batch, Head
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tianji_mw.callbacks")
 
 _OK: Final = frozenset({"ok", "cached"})
-_RATE_LIMITS: Final = b"llm_provider-x-ratelimit-"
 
 
 class Callbacks(LLMMiddleware):
@@ -60,6 +57,7 @@ class Callbacks(LLMMiddleware):
         *,
         callbacks: Sequence[Callback | Destination],
         rules: RecordRules | None = None,
+        content: ContentRules | None = None,
         wishes: Wishes | None = None,
         spool: str | Path | None = None,
         spool_required: bool = True,
@@ -71,6 +69,7 @@ class Callbacks(LLMMiddleware):
         self.destinations = _named(callbacks)
         self.outboxes: dict[str, Outbox] = {}
         self._rules = rules or RecordRules()
+        self._content = content or ContentRules()
         self._wishes = wishes or Wishes()
         self._choose = Choice(destinations=self.destinations)
         self._live = [one.callback for one in self.destinations if one.callback.in_path]
@@ -81,13 +80,12 @@ class Callbacks(LLMMiddleware):
         self._spool_max_bytes = spool_max_bytes
         self._flush_s = flush_s
         self.journal: Journal | None = None
-        self._most = self._rules.max_content_bytes
 
     # --- life
 
     async def start(self, runtime: Runtime) -> None:
         self.journal = await self._opened(runtime)
-        finish = Finisher()
+        finish = Finisher(self._rules)
         for one in self.destinations:
             await one.callback.start(runtime)
             outbox = Outbox(
@@ -136,6 +134,9 @@ class Callbacks(LLMMiddleware):
     # --- calls
 
     async def on_request(self, call: Call) -> None:
+        call.keep(self._content.max_bytes)
+        if not self._live:
+            return
         call.notes[TraceContext] = trace_context(call.headers, call.id)
         for callback in self._live:
             try:
@@ -143,36 +144,19 @@ class Callbacks(LLMMiddleware):
             except Exception as error:  # noqa: BLE001 - plugin failsafe: who only watches must not fail a call
                 self._failed(call, callback, error)
 
-    async def on_start(self, call: Call, head: Head) -> None:
-        found = [(name, value) for name, value in head.message["headers"] if name.startswith(_RATE_LIMITS)]
-        if found:
-            start = len(b"llm_provider-")
-            named = {name[start:].decode("latin-1").replace("-", "_"): value.decode("latin-1") for name, value in found}
-            call.note(Collected).limits = named
-
-    async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
-        call.note(Collected).take(batch, self._most, call.runtime.clock())
-        return batch.frames
-
-    async def on_end(self, call: Call) -> None:
+    def on_end_now(self, call: Call) -> None:
         for callback in self._live:
             try:
                 callback.on_end(call)
             except Exception as error:  # noqa: BLE001 - plugin failsafe
                 self._failed(call, callback, error)
-        if self.journal is None:
-            call.runtime.count("log_dropped", "not started")
-            return
-        trace = call.notes.get(TraceContext)
-        if not isinstance(trace, TraceContext):  # refused before it came here
-            trace = trace_context(call.headers, call.id)
         without = self._wishes.without(call)
         if without is None:
             return
-        names = self._choose(call, trace.trace_id, well=call.outcome in _OK, without=without)
-        if names:
-            kind, raw = record_of(call, trace, self._rules, content=self._wishes.content(call, self._rules.content))
-            self.journal.offer(names, call.id, kind, raw)
+        names = self._choose(call, well=call.outcome in _OK, without=without)
+        if names and self.journal is not None:
+            content = self._wishes.content(call, self._content.content)
+            self.journal.offer(names, call.id, "call", snapshot(call, self._content, content=content))
 
     def alert(self, alert: Alert) -> None:
         """Send an alert to every destination of alerts."""

@@ -1,30 +1,24 @@
-"""Builds the record of a call, once, at its end: LiteLLM's StandardLoggingPayload, and more of our own in `tianji`.
+"""Makes the record of a call out of its snapshot: LiteLLM's StandardLoggingPayload, with more of our own in `tianji`.
 
-The bytes of a stream are taken into it as they are: `finish.py` makes an answer of them when the record is delivered,
-which is no part of the call any more. What is redacted for everybody is not in it from the start.
+This happens when a record is delivered, outside of the call's path, once for all destinations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 
+from tianji_mw.apis.assemble import assemble, first_content
 from tianji_mw.apis.base import JSON
 from tianji_mw.callbacks.base64_cut import DEFAULT_KEPT, holds_base64, shortened
-from tianji_mw.callbacks.collected import Collected
-from tianji_mw.callbacks.guardrail_info import guardrail_information
-from tianji_mw.callbacks.redaction import MARKED_MESSAGES, without_answer, without_content, without_key_info
-from tianji_mw.callbacks.who import who_called
-from tianji_mw.errors import TianjiError, UpstreamError
-from tianji_mw.tags import tags_of
-
-if TYPE_CHECKING:
-    from tianji_mw.call import Call
-    from tianji_mw.callbacks.trace_context import TraceContext
-    from tianji_mw.facts import Attempt
+from tianji_mw.callbacks.redaction import without_content, without_key_info
+from tianji_mw.callbacks.snapshot import Snapshot, apart
+from tianji_mw.callbacks.trace_context import TraceContext, trace_of
+from tianji_mw.callbacks.who import metadata_of
+from tianji_mw.records import Record
 
 #: LiteLLM's names of what was called.
 _CALL_TYPES: Final[Mapping[str, str]] = {
@@ -49,81 +43,67 @@ _PARAMS: Final = frozenset(
     }
 )  # fmt: skip
 _OK: Final = frozenset({"ok", "cached"})
-#: The key under which the events of a stream stand until `finish.py` has made an answer of them; the last of all.
-EVENTS: Final = "_events"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordRules:
-    """What goes into records, for all destinations."""
+    """How records look, for all destinations."""
 
-    content: bool = True
     key_info: bool = True
     user_agent_tags: bool = True
-    #: Headers whose values become tags.
+    #: Headers whose values become tags, lower case.
     tag_headers: tuple[str, ...] = ()
-    #: LiteLLM's `request_correlation_in_logs`: fills `session_id`, and the trace id goes before the session's.
+    #: LiteLLM's `request_correlation_in_logs`: fills `session_id`, and the trace's id goes before the session's.
     correlation: bool = False
     base64_kept: int = DEFAULT_KEPT
-    #: Bytes of a request or an answer that are logged; of longer ones a marker with their size.
-    max_content_bytes: int = 1 << 20
 
 
-def record_of(call: Call, trace: TraceContext, rules: RecordRules, *, content: bool) -> tuple[str, bytes]:
-    """The record's kind in the journal (`call`, or `stream` where events wait to become an answer), and its bytes."""
-    answer = call.notes.get(Collected)
-    collected = answer if isinstance(answer, Collected) else Collected()
-    clock_at = call.runtime.wall() - call.runtime.clock() / 1e9
-    data = _payload(call, trace, rules, collected, clock_at)
-    if content:
-        data["messages"] = _asked(call, rules)
-        data["response"], events = _answered(call, collected, rules)
-    else:
-        data["messages"], events = MARKED_MESSAGES, None
-        data["response"] = without_answer(_whole(call, collected)) if collected.form == "whole" else None
+def record_of(record_id: str, raw: bytes, rules: RecordRules) -> Record:
+    """The record of a snapshot. Raises ValueError for bytes that are none."""
+    taken = apart(raw)
+    request = orjson.loads(taken.request) if taken.request else {}
+    data = _payload(taken, request if isinstance(request, dict) else {}, rules)
+    if not taken.facts["content"]:
         data = without_content(data)
     if not rules.key_info:
         data = without_key_info(data)
-    if events is not None:
-        data[EVENTS] = events
-    raw = orjson.dumps(data, default=str, option=orjson.OPT_NON_STR_KEYS)
-    return ("call" if events is None else "stream"), raw
+    return Record.of(record_id, data)
 
 
-def _payload(
-    call: Call, trace: TraceContext, rules: RecordRules, collected: Collected, clock_at: float
-) -> dict[str, JSON]:
-    timings, usage, deployment = call.timings, call.usage, call.deployment
-    start, end = clock_at + timings.received / 1e9, clock_at + timings.end / 1e9
-    streamed = collected.form == "sse"
-    first = clock_at + (collected.first or timings.first_client_byte or timings.end) / 1e9 if streamed else end
-    well = call.outcome in _OK
-    provider = deployment.provider if deployment is not None else None
-    model_id = deployment.id if deployment is not None else None
-    model = deployment.upstream_model(call.model) if deployment is not None else call.model
-    base = provider.base if provider is not None else ""
-    status, guardrails = guardrail_information(call, clock_at)
-    error, session = call.error, ""
-    trace_id = _trace_id(call, trace, rules)
-    if rules.correlation:
-        session = _session(call)
+def _payload(taken: Snapshot, request: Mapping[str, JSON], rules: RecordRules) -> dict[str, JSON]:
+    facts = taken.facts
+    zero, headers = facts["zero"], facts["headers"]
+    start, end = zero + facts["received"] / 1e9, zero + facts["end"] / 1e9
+    streamed = facts.get("form") == "sse"
+    response = _answer(taken, rules)
+    first = _first(taken) if streamed else end
+    well = facts["outcome"] in _OK
+    attempts = _attempts(facts)
+    last = attempts[-1] if attempts else {}
+    asked_model = request.get("model") if isinstance(request.get("model"), str) else None
+    trace = TraceContext(*facts["trace"]) if "trace" in facts else trace_of(headers.get("traceparent"), facts["id"])
+    guardrail_status, guardrails = facts.get("guardrails") or ("not_run", None)
+    failed = _failure(facts) if not well else None
+    model, base = last.get("model") or asked_model or "", last.get("api_base") or ""
+    inputs, outputs = facts["usage"][:2]
+    asked_about = _metadata(request)
     return {
-        "id": _answer_id(call, collected) or call.id,
-        "litellm_call_id": call.id,
-        "trace_id": trace_id,
-        "session_id": session,
-        "call_type": _CALL_TYPES.get(call.api.name, call.api.name),
-        "stream": True if streamed and call.complete else None,
+        "id": _answer_id(response) or facts["id"],
+        "litellm_call_id": facts["id"],
+        "trace_id": _trace_id(request, asked_about, headers, rules) or trace.trace_id,
+        "session_id": _session(request, asked_about, headers) if rules.correlation else "",
+        "call_type": _CALL_TYPES.get(facts["api"], facts["api"]),
+        "stream": True if streamed and facts["complete"] else None,
         "status": "success" if well else "failure",
-        "status_fields": {"llm_api_status": "success" if well else "failure", "guardrail_status": status},
-        "custom_llm_provider": provider.name if provider is not None else None,
+        "status_fields": {"llm_api_status": "success" if well else "failure", "guardrail_status": guardrail_status},
+        "custom_llm_provider": last.get("custom_llm_provider"),
         "model": model,
-        "model_group": call.model or None,
-        "model_id": model_id,
+        "model_group": asked_model,
+        "model_id": last.get("model_id"),
         "api_base": base,
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens": inputs,
+        "completion_tokens": outputs,
+        "total_tokens": inputs + outputs,
         "response_cost": 0.0,
         "cost_breakdown": None,
         "saved_cache_cost": 0.0,
@@ -131,26 +111,26 @@ def _payload(
         "startTime": start,
         "endTime": end,
         "completionStartTime": first,
-        "response_time": (first if streamed else end) - start,
-        "cache_hit": True if call.outcome == "cached" else None,
+        "response_time": first - start,
+        "cache_hit": True if facts["outcome"] == "cached" else None,
         "cache_key": None,
-        "request_tags": _tags(call, rules),
-        "end_user": _end_user(call),
-        "requester_ip_address": call.client or None,
-        "user_agent": call.headers.get("user-agent"),
-        "messages": None,
-        "response": None,
-        "model_parameters": {key: call.request[key] for key in call.request.keys() & _PARAMS},
-        "error_str": None if well else _error_text(error, call),
-        "error_information": None if well else _error_information(error, call),
-        "metadata": who_called(call),
+        "request_tags": _tags(facts, request, asked_about, rules),
+        "end_user": _end_user(request, asked_about, facts["api"]),
+        "requester_ip_address": facts["client"] or None,
+        "user_agent": headers.get("user-agent"),
+        "messages": _asked(facts, request),
+        "response": response,
+        "model_parameters": {key: request[key] for key in request.keys() & _PARAMS},
+        "error_str": failed["error_message"] if failed else None,
+        "error_information": failed,
+        "metadata": metadata_of(facts, asked_about),
         "hidden_params": {
-            "model_id": model_id,
+            "model_id": last.get("model_id"),
             "cache_key": None,
             "api_base": base,
             "response_cost": 0.0,
-            "litellm_overhead_time_ms": _overhead_ms(call),
-            "additional_headers": collected.limits,
+            "litellm_overhead_time_ms": (facts["sent"] - facts["received"]) / 1e6 if facts["sent"] else None,
+            "additional_headers": _limits(facts),
             "litellm_model_name": model,
             "usage_object": None,
         },
@@ -158,168 +138,159 @@ def _payload(
         "guardrail_information": guardrails,
         "standard_built_in_tools_params": None,
         "tianji": {
-            "outcome": call.outcome,
-            "status_code": call.status,
-            "method": call.method,
-            "path": call.path,
-            "api": call.api.name,
+            "outcome": facts["outcome"],
+            "status_code": facts["status"],
+            "method": facts["method"],
+            "path": facts["path"],
+            "api": facts["api"],
             "trace_id": trace.trace_id,
             "span_id": trace.span_id,
             "parent_span_id": trace.parent_id,
             "sampled": trace.sampled,
             "time_to_first_token": first - start if streamed else None,
-            "bytes_out": call.bytes_out,
-            "usage_source": usage.source,
-            "attempts": [_attempt(call, at, clock_at) for at in range(len(call.attempts))],
+            "bytes_out": facts["bytes_out"],
+            "usage_source": facts["usage"][5],
+            "attempts": attempts,
         },
     }
 
 
-def _attempt(call: Call, at: int, clock_at: float) -> dict[str, JSON]:
-    attempt: Attempt = call.attempts[at]
-    last = at + 1 == len(call.attempts)
-    ended = call.timings.end if last else call.attempts[at + 1].started
-    deployment = attempt.deployment
+def _attempts(facts: Mapping[str, Any]) -> list[dict[str, JSON]]:
+    found, zero = [], facts["zero"]
+    tried = facts["attempts"]
+    for at, (model_id, model, provider, base, started, status, error) in enumerate(tried):
+        ended = tried[at + 1][4] if at + 1 < len(tried) else facts["end"]
+        found.append(
+            {
+                "model_id": model_id,
+                "model": model,
+                "custom_llm_provider": provider,
+                "api_base": base,
+                "startTime": zero + started / 1e9,
+                "endTime": zero + ended / 1e9,
+                "status_code": status or None,
+                "error": error,
+            }
+        )
+    return found
+
+
+def _failure(facts: Mapping[str, Any]) -> dict[str, JSON]:
+    error = facts["error"]
+    upstream = bool(error["provider"])
+    limited = ("vendor_rate_limit" if upstream else "litellm_rate_limit") if error["status"] == 429 else None
     return {
-        "model_id": deployment.id,
-        "model": deployment.upstream_model(call.model),
-        "custom_llm_provider": deployment.provider.name,
-        "api_base": deployment.provider.base,
-        "startTime": clock_at + attempt.started / 1e9,
-        "endTime": clock_at + ended / 1e9,
-        "status_code": attempt.status or None,
-        "error": None if attempt.error is None else type(attempt.error).__name__,
+        "error_code": str(error["status"] or ""),
+        "error_class": error["class"],
+        "llm_provider": error["provider"],
+        "traceback": "",
+        "error_message": error["message"],
+        "error_rate_limit_category": limited,
     }
 
 
 # --- content
 
 
-def _asked(call: Call, rules: RecordRules) -> JSON:
+def _asked(facts: Mapping[str, Any], request: Mapping[str, JSON]) -> JSON:
     """What was asked, with the system prompt as its first message."""
-    request = call.request
-    if not request:
-        return None
-    if len(call.body) > rules.max_content_bytes:
-        return {"truncated": True, "bytes": len(call.body)}
+    if size := facts.get("request_bytes"):
+        return {"truncated": True, "bytes": size}
     asked: JSON = request.get("messages")
     if asked is None:
-        asked = next((request[key] for key in ("input", "prompt", "query") if key in request), None)
-        if "documents" in request:
-            asked = {"query": asked, "documents": request["documents"]}
+        asked = next((request[key] for key in ("input", "prompt", "query", "texts") if key in request), None)
+    if "documents" in request:
+        asked = {"query": asked, "documents": request["documents"]}
     system = request.get("system") or request.get("instructions")
-    if system and call.api.name in ("messages", "responses"):
+    if system and facts["api"] in ("messages", "responses"):
         rest = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
         asked = [{"role": "system", "content": system}, *rest]
-    return shortened(asked, rules.base64_kept) if holds_base64(call.body) else asked
+    return asked
 
 
-def _answered(call: Call, collected: Collected, rules: RecordRules) -> tuple[JSON, str | None]:
-    """The answer, or the events that it will be made of."""
-    if collected.left_out:
-        return {"truncated": True, "bytes": collected.size + collected.left_out}, None
-    if collected.form == "sse" and call.status < 400:
-        return None, b"".join(collected.parts).decode("utf-8", "replace")
-    if collected.form != "whole" or call.status >= 400:
-        return None, None
-    raw = b"".join(collected.parts)
-    whole = collected.whole
-    if whole is None:
-        return None, None
-    if holds_base64(raw):
-        return shortened(whole, rules.base64_kept), None
-    return orjson.Fragment(raw), None
-
-
-def _whole(call: Call, collected: Collected) -> JSON:
-    return collected.whole if call.status < 400 else None
-
-
-def _answer_id(call: Call, collected: Collected) -> str | None:
-    found = collected.opening
-    if call.status >= 400 or not isinstance(found, dict):
+def _answer(taken: Snapshot, rules: RecordRules) -> JSON:
+    facts = taken.facts
+    if size := facts.get("answer_bytes"):
+        return {"truncated": True, "bytes": size}
+    if not taken.answer or facts["status"] >= 400:
         return None
-    for holder in (found, found.get("message"), found.get("response")):
-        if isinstance(holder, dict) and isinstance(holder.get("id"), str):
-            return str(holder["id"])
-    return None
+    if facts["form"] == "sse":
+        answer: JSON = assemble(facts["api"], taken.answer)
+    else:
+        try:
+            answer = orjson.loads(taken.answer)
+        except orjson.JSONDecodeError:
+            answer = taken.answer.decode("utf-8", "replace")
+    return shortened(answer, rules.base64_kept) if holds_base64(taken.answer) else answer
+
+
+def _answer_id(response: JSON) -> str | None:
+    found = response.get("id") if isinstance(response, dict) else None
+    return found if isinstance(found, str) and found else None
+
+
+def _first(taken: Snapshot) -> float:
+    """When the first content of a stream left, in seconds since 1970; the answer's first byte where that is unknown."""
+    facts = taken.facts
+    times = facts["times"]
+    at = first_content(facts["api"], taken.answer)
+    moment = times[min(at, len(times) - 1)] if times else facts["end"]
+    return float(facts["zero"] + moment / 1e9)
+
+
+def _limits(facts: Mapping[str, Any]) -> dict[str, JSON] | None:
+    """The provider's rate limits, in LiteLLM's names: `x_ratelimit_remaining_tokens`."""
+    found = facts.get("limits")
+    if not found:
+        return None
+    named = {name.removeprefix("llm_provider-").replace("-", "_"): value for name, value in found.items()}
+    return {name: int(value) if value.isdecimal() and len(value) < 19 else value for name, value in named.items()}
 
 
 # --- who and what for
 
 
-def _metadata(call: Call) -> Mapping[str, JSON]:
+def _metadata(request: Mapping[str, JSON]) -> Mapping[str, JSON]:
     for field in ("metadata", "litellm_metadata"):
-        found = call.request.get(field)
-        if isinstance(found, dict):
+        if isinstance(found := request.get(field), dict):
             return found
     return {}
 
 
-def _trace_id(call: Call, trace: TraceContext, rules: RecordRules) -> str:
-    """What groups calls: the names that LiteLLM looks for, in its order; else the trace that we are in."""
-    request, metadata, headers = call.request, _metadata(call), call.headers
+def _trace_id(
+    request: Mapping[str, JSON], metadata: Mapping[str, JSON], headers: Mapping[str, str], rules: RecordRules
+) -> str:
+    """What groups calls: the names that LiteLLM looks for, in its order; empty where none is given."""
     session = request.get("litellm_session_id") or headers.get("x-litellm-session-id")
     given = request.get("litellm_trace_id") or headers.get("x-litellm-trace-id")
     order = (session, given, metadata.get("session_id"), metadata.get("trace_id"))
     if rules.correlation:
         order = (given, session, metadata.get("trace_id"), metadata.get("session_id"))
-    return next((found for found in order if isinstance(found, str) and found), trace.trace_id)
+    return next((found for found in order if isinstance(found, str) and found), "")
 
 
-def _session(call: Call) -> str:
-    found = call.request.get("litellm_session_id") or call.headers.get("x-litellm-session-id")
-    found = found or _metadata(call).get("session_id")
+def _session(request: Mapping[str, JSON], metadata: Mapping[str, JSON], headers: Mapping[str, str]) -> str:
+    found = request.get("litellm_session_id") or headers.get("x-litellm-session-id") or metadata.get("session_id")
     return found if isinstance(found, str) else ""
 
 
-def _tags(call: Call, rules: RecordRules) -> list[str]:
-    tags = tags_of(call)
-    agent = call.headers.get("user-agent")
+def _tags(
+    facts: Mapping[str, Any], request: Mapping[str, JSON], metadata: Mapping[str, JSON], rules: RecordRules
+) -> list[str]:
+    headers = facts["headers"]
+    listed = (headers.get("x-litellm-tags") or headers.get("x-tianji-tags") or "").split(",")
+    asked = [tags for tags in (request.get("tags"), metadata.get("tags")) if isinstance(tags, list)]
+    tags = [*facts.get("identity", {}).get("tags", ()), *(tag for one in asked for tag in one), *map(str.strip, listed)]
+    tags = [tag for tag in dict.fromkeys(tag for tag in tags if isinstance(tag, str)) if tag]
+    agent = headers.get("user-agent")
     if agent and rules.user_agent_tags:
         product = agent.partition("/")[0]
         tags += [f"User-Agent: {product}", f"User-Agent: {agent}"] if product != agent else [f"User-Agent: {agent}"]
-    for name in rules.tag_headers:
-        if value := call.headers.get(name):
-            tags.append(f"{name}: {value}")
-    return tags
+    return [*tags, *(f"{name}: {headers[name]}" for name in rules.tag_headers if name in headers)]
 
 
-def _end_user(call: Call) -> str | None:
-    user = call.request.get("user")
-    if user is None and call.api.name == "messages":
-        user = _metadata(call).get("user_id")
+def _end_user(request: Mapping[str, JSON], metadata: Mapping[str, JSON], api: str) -> str | None:
+    user = request.get("user")
+    if user is None and api == "messages":
+        user = metadata.get("user_id")
     return user if isinstance(user, str) else None
-
-
-def _overhead_ms(call: Call) -> float | None:
-    """What passed before the request went upstream."""
-    sent = call.timings.sent_upstream
-    return (sent - call.timings.received) / 1e6 if sent else None
-
-
-# --- failures
-
-
-def _error_text(error: BaseException | None, call: Call) -> str:
-    if isinstance(error, TianjiError):
-        return error.message
-    return f"{call.outcome}: {type(error).__name__}" if error is not None else str(call.outcome)
-
-
-def _error_information(error: BaseException | None, call: Call) -> dict[str, Any]:
-    status = error.status if isinstance(error, TianjiError) else call.status or None
-    limited = status == 429
-    return {
-        "error_code": str(status) if status else "",
-        "error_class": type(error).__name__ if error is not None else str(call.outcome),
-        "llm_provider": error.provider if isinstance(error, UpstreamError) else "",
-        "traceback": "",
-        "error_message": _error_text(error, call),
-        "error_rate_limit_category": _category(error) if limited else None,
-        "outcome": call.outcome,
-    }
-
-
-def _category(error: BaseException | None) -> str:
-    return "vendor_rate_limit" if isinstance(error, UpstreamError) else "litellm_rate_limit"

@@ -28,17 +28,20 @@ class TraceContext:
 
 
 def trace_context(headers: RequestHeaders, call_id: str) -> TraceContext:
-    """The context of a call; ids come from the call's own where the client sent none."""
-    digits = call_id.replace("-", "")
+    """The context of a call, from its headers."""
     if headers.isdisjoint(_HEADER):
+        return trace_of(None, call_id)
+    return trace_of(headers["traceparent"], call_id, headers.get("tracestate") or "")
+
+
+def trace_of(parent: str | None, call_id: str, state: str = "") -> TraceContext:
+    """The context below this `traceparent`; one of its own, with ids of the call's, where that is none."""
+    digits = call_id.replace("-", "")
+    found = _PARENT.fullmatch(parent.strip()) if parent else None
+    wrong = found is None or found[1] == "ff" or (found[1] == "00" and found[5])
+    if found is None or wrong or not int(found[2], 16) or not int(found[3], 16):
         return TraceContext(digits, digits[16:])
-    found = _PARENT.fullmatch(headers["traceparent"].strip())
-    if found is None or found[1] == "ff" or (found[1] == "00" and found[5]):
-        return TraceContext(digits, digits[16:])
-    if not int(found[2], 16) or not int(found[3], 16):
-        return TraceContext(digits, digits[16:])
-    sampled = bool(int(found[4], 16) & 1)
-    return TraceContext(found[2], digits[16:], found[3], sampled, headers.get("tracestate") or "")
+    return TraceContext(found[2], digits[16:], found[3], bool(int(found[4], 16) & 1), state)
 
 
 def outgoing(context: TraceContext) -> dict[str, str]:
