@@ -17,7 +17,7 @@ OWN_FIELDS: Final = frozenset(
         "additional_drop_params",
         "allowed_openai_params", "extra_body", "extra_headers", "prompt_id", "prompt_variables", "prompt_label",
         "prompt_version", "api_key", "api_base", "base_url", "api_version", "custom_llm_provider",
-        "litellm_metadata", "no-log",
+        "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log", "turn_off_message_logging",
     }
 )  # fmt: skip
 

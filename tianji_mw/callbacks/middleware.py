@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Unpack
@@ -44,8 +43,8 @@ class Callbacks(LLMMiddleware):
 
     >>> app.add_middleware(Callbacks, callbacks=[S3(bucket="logs")], spool="/var/spool/tianji")     # doctest: +SKIP
 
-    `spool`: the folder in which records wait for their delivery, also over restarts; without one (and without
-    TIANJI_SPOOL_DIR) they wait in memory. `flush_s`: how long the end of the process waits for deliveries.
+    `spool`: the folder in which records wait for their delivery, also over restarts; without one they wait in memory,
+    and with `spool_required=False` also where it cannot be used. `flush_s`: how long the end waits for deliveries.
     """
 
     phase: ClassVar[int] = 300
@@ -74,8 +73,7 @@ class Callbacks(LLMMiddleware):
         self._choose = Choice(destinations=self.destinations)
         self._live = [one.callback for one in self.destinations if one.callback.in_path]
         self._alert_names = tuple(one.name for one in self.destinations if "alert" in one.callback.kinds)
-        folder = spool or os.environ.get("TIANJI_SPOOL_DIR") or None
-        self._spool = Path(folder) if folder else None
+        self._spool = Path(spool) if spool else None
         self._spool_required = spool_required
         self._spool_max_bytes = spool_max_bytes
         self._flush_s = flush_s

@@ -14,7 +14,7 @@ import orjson
 from tianji_mw.apis.assemble import assemble, first_content
 from tianji_mw.apis.base import JSON
 from tianji_mw.callbacks.base64_cut import DEFAULT_KEPT, holds_base64, shortened
-from tianji_mw.callbacks.redaction import without_content, without_key_info
+from tianji_mw.callbacks.redaction import without_content, without_error_text, without_key_info
 from tianji_mw.callbacks.snapshot import Snapshot, apart
 from tianji_mw.callbacks.trace_context import TraceContext, trace_of
 from tianji_mw.callbacks.who import metadata_of
@@ -50,6 +50,8 @@ class RecordRules:
     """How records look, for all destinations."""
 
     key_info: bool = True
+    #: Texts of errors, in which a provider may quote what was asked.
+    error_messages: bool = True
     user_agent_tags: bool = True
     #: Headers whose values become tags, lower case.
     tag_headers: tuple[str, ...] = ()
@@ -67,6 +69,8 @@ def record_of(record_id: str, raw: bytes, rules: RecordRules) -> Record:
         data = without_content(data)
     if not rules.key_info:
         data = without_key_info(data)
+    if not rules.error_messages:
+        data = without_error_text(data)
     return Record.of(record_id, data)
 
 

@@ -38,13 +38,16 @@ def without_content(data: Mapping[str, JSON]) -> dict[str, JSON]:
     if isinstance(info, list):
         kept = [{k: v for k, v in one.items() if k not in _JUDGED} for one in info if isinstance(one, dict)]
         out["guardrail_information"] = kept
+    return without_error_text(out)
+
+
+def without_error_text(data: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The record with the class and the status of its error in the place of the text: providers quote requests."""
     error = data.get("error_information")
-    if isinstance(error, dict):
-        # A provider may quote the request in its error.
-        told = f"{error.get('error_class')} {error.get('error_code')}"
-        out["error_str"] = told
-        out["error_information"] = {**error, "error_message": told, "traceback": ""}
-    return out
+    if not isinstance(error, dict):
+        return dict(data)
+    told = f"{error.get('error_class')} {error.get('error_code')}"
+    return {**data, "error_str": told, "error_information": {**error, "error_message": told, "traceback": ""}}
 
 
 def without_answer(response: JSON) -> JSON:

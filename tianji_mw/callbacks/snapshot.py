@@ -56,6 +56,8 @@ class ContentRules:
     base64_kept: int = DEFAULT_KEPT
     #: Bytes of a request or an answer; of longer ones only their length.
     max_bytes: int = 1 << 20
+    #: Headers that are logged besides those that always are, lower case.
+    headers: tuple[str, ...] = ()
 
 
 class Snapshot(NamedTuple):
@@ -69,6 +71,9 @@ class Snapshot(NamedTuple):
 def snapshot(call: Call, rules: ContentRules, *, content: bool) -> bytes:
     """The bytes for the journal."""
     facts = _facts(call)
+    for name in rules.headers:
+        if name.encode() not in _SECRET and (value := call.headers.get(name)):
+            facts["headers"][name] = value
     request = _asked(call, rules, facts) if content else _unsaid(call)
     answer = _answered(call.kept, rules, facts) if content and call.kept is not None else b""
     facts["content"] = content

@@ -44,6 +44,7 @@ def compose(
     problems: list[ConfigError] = []
     layers = [
         *_authentication(settings, options),
+        *_callbacks(settings, environment, options, problems),
         *_guardrails(settings, environment, options, problems),
         *_secrets(settings, options),
     ]
@@ -138,6 +139,22 @@ def _metadata(entry: KeySettings) -> Mapping[str, Any]:
     if entry.disable_global_guardrails:
         found["disable_global_guardrails"] = True
     return found
+
+
+def _callbacks(
+    settings: Settings, env: Mapping[str, str], options: dict[str, Any], problems: list[ConfigError]
+) -> list[Middleware]:
+    keys = settings.settings
+    named = (keys.callbacks, keys.success_callback, keys.failure_callback, keys.callback_configs)
+    logged = any("logging" in key.metadata for key in settings.virtual_keys)
+    if not any(named) and not logged and not keys.default_team_settings and not settings.general_settings.alerting:
+        return []
+    from tianji_mw.callbacks.middleware import Callbacks
+    from tianji_mw.compose.callbacks import destinations_of
+    from tianji_mw.compose.logging_rules import rules_of
+
+    callbacks = destinations_of(settings, env, problems)
+    return [Middleware(Callbacks, callbacks=callbacks, **rules_of(settings, env), **options)] if callbacks else []
 
 
 def _secrets(settings: Settings, options: dict[str, Any]) -> list[Middleware]:

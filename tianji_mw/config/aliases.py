@@ -53,6 +53,7 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
     if general is not None and "guardrails" in general.fields:
         # Some deployments keep them here; the contract accepts both places.
         _put(root, "guardrails", general.fields.pop("guardrails"), errors)
+    _gather_callbacks(root, errors)
     for block in ("router_settings", "general_settings"):
         _rename(root.child(block), block, errors)
     router = root.child("router_settings")
@@ -72,6 +73,20 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
             elif block == "credential_list":
                 _rename(entry.child("credential_values"), "params", errors)
     _detect_prompt_injection(root)
+
+
+def _gather_callbacks(root: Node, errors: list[ConfigError]) -> None:
+    """`callbacks` at the top level or in `general_settings`, and `alerting` at the top level, where they belong."""
+    general = root.child("general_settings")
+    for parent, key, home in (
+        (root, "callbacks", "settings"),
+        (general, "callbacks", "settings"),
+        (root, "alerting", "general_settings"),
+    ):
+        if parent is not None and key in parent.fields:
+            found = parent.fields.pop(key)
+            block = root.fields.setdefault(home, Node({}, found.file, found.line, home))
+            _put(block, key, found, errors)
 
 
 def _detect_prompt_injection(root: Node) -> None:

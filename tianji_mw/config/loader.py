@@ -107,6 +107,7 @@ def _settings(
     _resolve(root, References(env, errors, managers), managers, notices)
     _drop_nulls(root)
     _check_strategy(root, errors, notices)
+    _leave_out_callbacks(root, notices)
     complete(root, errors, notices)
     settings = _validate(root, arrange(root, errors), errors)
     if strict:
@@ -160,6 +161,21 @@ def _drop_nulls(root: Node) -> None:
     for block in blocks:
         for key in [k for k, node in block.fields.items() if node.value is None]:
             del block.fields[key]
+
+
+def _leave_out_callbacks(root: Node, notices: list[Notice]) -> None:
+    """Callbacks that LiteLLM has and this suite has not."""
+    settings = root.child("settings")
+    for key in ("callbacks", "success_callback", "failure_callback"):
+        node = settings.child(key) if settings else None
+        if node is None:
+            continue
+        if isinstance(node.value, str):
+            node.value = [Node(node.value, node.file, node.line, node.key)]
+        later = [one for one in node.items if one.value in known.CALLBACKS_LATER]
+        notices += [notice("not_implemented", one, str(one.value)) for one in later]
+        if isinstance(node.value, list):
+            node.value = [one for one in node.items if one.value not in known.CALLBACKS_LATER]
 
 
 def _check_strategy(root: Node, errors: list[ConfigError], notices: list[Notice]) -> None:

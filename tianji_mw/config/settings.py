@@ -19,6 +19,7 @@ from tianji_mw.config.blocks import (
     RouterSettings,
     VirtualKey,
 )
+from tianji_mw.config.callback_keys import AlertKeys, CallbackKeys
 from tianji_mw.config.nodes import Loc, Place
 from tianji_mw.config.values import Amount, Count, Credential, FreeForms, Megabytes, Name, Seconds, Switch, as_switch
 from tianji_mw.errors import ConfigError
@@ -61,7 +62,7 @@ class Notice:
         return self.error().message
 
 
-class BehaviourSettings(Block):
+class BehaviourSettings(CallbackKeys):
     """`litellm_settings`: how calls behave and what is logged."""
 
     drop_params: Switch = False
@@ -83,7 +84,7 @@ class BehaviourSettings(Block):
         }
 
 
-class GeneralSettings(Block):
+class GeneralSettings(AlertKeys):
     """`general_settings`: access, limits of one process, drain, extra providers."""
 
     master_key: Credential | None = None
@@ -139,6 +140,8 @@ class Settings(Block):
     guardrails: tuple[GuardrailSettings, ...] = ()
     virtual_keys: tuple[VirtualKey, ...] = ()
     credential_list: tuple[CredentialSettings, ...] = ()
+    #: Settings of single callbacks, by the name that the config calls them by.
+    callback_settings: FreeForms = Field(default_factory=dict)
     #: Secrets that the app behind us may ask for, by name: `await call.secret("name")`.
     secrets: dict[str, Credential] = Field(default_factory=dict)
     #: `environment_variables`, resolved. The loader sets none of them; whoever owns the process does.

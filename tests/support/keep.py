@@ -1,0 +1,19 @@
+"""A destination that keeps what it gets, for tests: a callback of the user's own, found by its dotted path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tianji_mw.callbacks.base import Callback, Record
+
+
+class Keep(Callback):
+    """Appends each record to a file, one per line."""
+
+    path: Path
+    flush_interval_s: float = 0.05
+
+    async def write(self, batch: Sequence[Record]) -> None:
+        with self.path.open("ab") as file:
+            file.writelines(record.raw + b"\n" for record in batch)
