@@ -45,6 +45,12 @@ def no_lost_exceptions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[st
     assert not lost, f"lost in the background: {[(c.get('message'), c.get('exception')) for c in lost]}"
 
 
+@pytest.fixture(autouse=True)
+def no_spool_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Records of a test wait in a folder of the test, where nothing else is said."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[[Any], Awaitable[Any]]]:
     """Starts an app's lifespan for the rest of the test: `app = await serve(app)`."""

@@ -310,6 +310,7 @@ class Outbox:
         waiting = failed.difference(over)
         self._journal.finish(self._place, [item.position for item in batch if item not in waiting])
         self._settled.set()
+        self._wake.set()  # another worker may be waiting, and know nothing of what has to be tried again
 
     def _note(self, problem: NotDelivered | None, *, well: bool) -> None:
         """The destination's state after an attempt."""

@@ -126,15 +126,18 @@ class Journal:
         if not self._new or not self._held:
             return
         new, self._new = self._new, []
-        if self._held[-1].segment.size >= self._segment_bytes or (self.trouble and self._due()):
-            self._rotate()
         pieces: list[bytes] = []
         for names, record_id, kind, raw in new:
             targets = self._targets.get(names)
             if targets is None:
                 targets = self._targets[names] = ",".join(names).encode()
             pieces += encode(targets, record_id, kind, raw)
-        self._append(pieces)
+        data = b"".join(pieces)
+        size = self._held[-1].segment.size
+        full = size and size + len(data) > self._segment_bytes
+        if full or (self.trouble and self._due()):
+            self._rotate()
+        self._append(data)
         held = self._held[-1]
         for names, _, _, raw in new:
             for name in names:
@@ -144,13 +147,13 @@ class Journal:
                 subscriber.waiting_bytes += len(raw)
                 subscriber.on_new()
 
-    def _append(self, pieces: Sequence[bytes]) -> None:
+    def _append(self, data: bytes) -> None:
         try:
-            self._held[-1].segment.append(pieces)
+            self._held[-1].segment.append(data)
         except JournalFull as full:
             self._report(str(full))
             self._held.append(Held(MemorySegment(self._number())))
-            self._held[-1].segment.append(pieces)
+            self._held[-1].segment.append(data)
             self._shrink()
 
     def _due(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,8 +19,8 @@ class Segment(Protocol):
     number: int
     size: int
 
-    def append(self, pieces: Sequence[bytes]) -> None:
-        """All of them at the end, or none. Raises JournalFull."""
+    def append(self, data: bytes) -> None:
+        """All of it at the end, or nothing. Raises JournalFull."""
 
     def read(self, at: int, size: int) -> bytes:
         """Up to `size` bytes from `at`."""
@@ -43,8 +42,7 @@ class FileSegment:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.size = os.fstat(self._fd).st_size
 
-    def append(self, pieces: Sequence[bytes]) -> None:
-        data = b"".join(pieces)
+    def append(self, data: bytes) -> None:
         try:
             written = os.write(self._fd, data)
         except OSError as error:
@@ -81,9 +79,8 @@ class MemorySegment:
         self.size = 0
         self._data = bytearray()
 
-    def append(self, pieces: Sequence[bytes]) -> None:
-        for piece in pieces:
-            self._data += piece
+    def append(self, data: bytes) -> None:
+        self._data += data
         self.size = len(self._data)
 
     def read(self, at: int, size: int) -> bytes:
