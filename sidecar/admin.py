@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sidecar.edge import COUNTS_KEY
+from tianji_mw.driver import inner_layers
 from tianji_mw.stack import explain
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Admin:
                 Route("/metrics", self.metrics),
                 Route("/-/stack", self.stack),
                 Route("/-/config", self.config),
+                Route("/-/callbacks", self.callbacks),
                 Route("/-/secrets", self.secrets),
                 Route("/-/secrets/refresh", self.refresh_secrets, methods=["POST"]),
             ]
@@ -96,6 +98,13 @@ class Admin:
     async def config(self, request: Request) -> Response:
         """The normalised config, secrets masked."""
         return JSONResponse(self._settings.normalised())
+
+    async def callbacks(self, request: Request) -> Response:
+        """Each destination: queue, spool, last error, delivered and dropped."""
+        from tianji_mw.callbacks.middleware import Callbacks
+
+        layers = [layer for layer in inner_layers(self._app) if isinstance(layer, Callbacks)]
+        return JSONResponse([layer.report() for layer in layers])
 
     async def secrets(self, request: Request) -> Response:
         """Stores and secrets in use: state, age, version. Never a value."""

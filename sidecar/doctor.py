@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from sidecar.app import problems_of, settings_of, stack_of
 from sidecar.banner import notices
+from sidecar.doctor_callbacks import examine_callbacks
 from sidecar.edge_table import probe
 from tianji_mw.driver import inner_layers
 from tianji_mw.errors import SetupError
@@ -85,6 +86,7 @@ def _config(options: RunOptions) -> Iterator[Finding]:
     )
     if settings.resolver is not None:
         yield from asyncio.run(_secrets(settings.resolver))
+    yield from examine_callbacks(stack)
     gateway = next((layer for layer in inner_layers(stack.app) if isinstance(layer, Gateway)), None)
     if gateway is not None:
         yield from asyncio.run(_providers(gateway.deployments.all))

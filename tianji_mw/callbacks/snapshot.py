@@ -10,6 +10,7 @@ destinations is not in it.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from tianji_mw import redact
 from tianji_mw.apis.base import JSON
 from tianji_mw.callbacks.base64_cut import DEFAULT_KEPT, holds_base64, shortened
 from tianji_mw.callbacks.guardrail_info import guardrail_information
@@ -35,7 +37,12 @@ _LENGTH: Final = struct.Struct("<I")
 _OK: Final = frozenset({"ok", "cached"})
 #: Beginnings of the headers that are logged; vendors have names of their own.
 _LOGGED: Final = (b"x-", b"user-agent", b"traceparent", b"helicone-", b"langfuse_", b"langfuse-")
+_NOISE: Final = (b"x-stainless-",)
 _SECRET: Final = frozenset(name.encode() for name in SECRET_HEADERS)
+#: What headers of credentials are called, also those of an operator's own.
+_SECRETIVE: Final = re.compile(rb"key|token|secret|auth|cookie|passw|credential")
+#: Fields of a request that LiteLLM's clients put credentials and addresses into. They have no effect here.
+_NEVER: Final = frozenset({"api_key", "api_base", "base_url", "extra_headers", "extra_body"})
 _RATE_LIMIT: Final = b"llm_provider-x-ratelimit-"
 #: Of a key's metadata: settings of ours, with credentials in them.
 _SETTINGS: Final = frozenset({"logging", "guardrails", "disable_global_guardrails", "secret_manager_settings"})
@@ -116,7 +123,7 @@ def _facts(call: Call) -> dict[str, JSON]:
         "headers": {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in call.headers.raw
-            if name.startswith(_LOGGED) and name not in _SECRET
+            if name.startswith(_LOGGED) and not name.startswith(_NOISE) and not _SECRETIVE.search(name)
         },
         "attempts": [_attempt(call, attempt) for attempt in call.attempts],
     }  # fmt: skip
@@ -142,9 +149,12 @@ def _facts(call: Call) -> dict[str, JSON]:
 def _attempt(call: Call, attempt: Attempt) -> tuple[JSON, ...]:
     deployment, error = attempt.deployment, attempt.error
     provider = deployment.provider
+    base = provider.base
+    if "?" in base or "@" in base:
+        base = redact.url(base)
     return (
-        deployment.id, deployment.upstream_model(call.model), provider.name, provider.base, attempt.started,
-        attempt.status, None if error is None else type(error).__name__,
+        deployment.id, deployment.upstream_model(call.model), provider.name, base, attempt.started, attempt.status,
+        None if error is None else type(error).__name__,
     )  # fmt: skip
 
 
@@ -179,9 +189,13 @@ def _error(call: Call) -> dict[str, JSON]:
 
 def _asked(call: Call, rules: ContentRules, facts: dict[str, JSON]) -> bytes:
     """The request as it went on; without its base64, and without what was asked where that is too long."""
-    body = call.body if call.request else b""
+    request = call.request
+    body = call.body if request else b""
+    if not _NEVER.isdisjoint(request):
+        request = {key: value for key, value in request.items() if key not in _NEVER}
+        body = orjson.dumps(request)
     if holds_base64(body):
-        body = orjson.dumps(shortened(dict(call.request), rules.base64_kept))
+        body = orjson.dumps(shortened(dict(request), rules.base64_kept))
     if len(body) <= rules.max_bytes:
         return body
     facts["request_bytes"] = len(body)
@@ -190,7 +204,8 @@ def _asked(call: Call, rules: ContentRules, facts: dict[str, JSON]) -> bytes:
 
 def _unsaid(call: Call) -> bytes:
     """The request without what was asked."""
-    return orjson.dumps({key: value for key, value in call.request.items() if key not in SPEAKING})
+    hidden = SPEAKING | _NEVER
+    return orjson.dumps({key: value for key, value in call.request.items() if key not in hidden})
 
 
 def _answered(kept: Kept, rules: ContentRules, facts: dict[str, JSON]) -> bytes:
