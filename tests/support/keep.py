@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tianji_mw.callbacks.base import Callback, Record
+from tianji_mw.callbacks.base import Callback, NotDelivered, Record
 
 
 class Keep(Callback):
-    """Appends each record to a file, one per line."""
+    """Appends each record to a file, one per line; with a `gate`, only while that file exists."""
 
     path: Path
+    gate: Path | None = None
     flush_interval_s: float = 0.05
 
     async def write(self, batch: Sequence[Record]) -> None:
+        if self.gate is not None and not self.gate.exists():
+            raise NotDelivered("the gate is closed")
         with self.path.open("ab") as file:
             file.writelines(record.raw + b"\n" for record in batch)
