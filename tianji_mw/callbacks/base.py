@@ -38,6 +38,8 @@ class Callback(BaseModel):
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: Other names of our fields, such as LiteLLM's; the class itself takes them.
     aliases: ClassVar[Mapping[str, str]] = {}
+    #: Keys of LiteLLM that have no effect here, and why; they are left out with a warning.
+    no_effect: ClassVar[Mapping[str, str]] = {}
     #: Whether `on_request` or `on_end` are written; set by the class itself.
     in_path: ClassVar[bool] = False
 

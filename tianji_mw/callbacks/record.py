@@ -5,7 +5,7 @@ This happens when a record is delivered, outside of the call's path, once for al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,46 +76,28 @@ def record_of(record_id: str, raw: bytes, rules: RecordRules) -> Record:
 
 def _payload(taken: Snapshot, request: Mapping[str, JSON], rules: RecordRules) -> dict[str, JSON]:
     facts = taken.facts
-    zero, headers = facts["zero"], facts["headers"]
-    start, end = zero + facts["received"] / 1e9, zero + facts["end"] / 1e9
-    streamed = facts.get("form") == "sse"
+    asked_about, headers = _metadata(request), facts["headers"]
+    trace = TraceContext(*facts["trace"]) if "trace" in facts else trace_of(headers.get("traceparent"), facts["id"])
     response = _answer(taken, rules)
-    first = _first(taken) if streamed else end
-    well = facts["outcome"] in _OK
     attempts = _attempts(facts)
     last = attempts[-1] if attempts else {}
-    asked_model = request.get("model") if isinstance(request.get("model"), str) else None
-    trace = TraceContext(*facts["trace"]) if "trace" in facts else trace_of(headers.get("traceparent"), facts["id"])
-    guardrail_status, guardrails = facts.get("guardrails") or ("not_run", None)
-    failed = _failure(facts) if not well else None
-    model, base = last.get("model") or asked_model or "", last.get("api_base") or ""
-    inputs, outputs = facts["usage"][:2]
-    asked_about = _metadata(request)
+    times = _times(taken)
+    asked_model = request["model"] if isinstance(request.get("model"), str) else None
     return {
         "id": _answer_id(response) or facts["id"],
         "litellm_call_id": facts["id"],
         "trace_id": _trace_id(request, asked_about, headers, rules) or trace.trace_id,
         "session_id": _session(request, asked_about, headers) if rules.correlation else "",
         "call_type": _CALL_TYPES.get(facts["api"], facts["api"]),
-        "stream": True if streamed and facts["complete"] else None,
-        "status": "success" if well else "failure",
-        "status_fields": {"llm_api_status": "success" if well else "failure", "guardrail_status": guardrail_status},
+        "stream": True if facts.get("form") == "sse" and facts["complete"] else None,
+        **_end(facts),
         "custom_llm_provider": last.get("custom_llm_provider"),
-        "model": model,
+        "model": last.get("model") or asked_model or "",
         "model_group": asked_model,
         "model_id": last.get("model_id"),
-        "api_base": base,
-        "prompt_tokens": inputs,
-        "completion_tokens": outputs,
-        "total_tokens": inputs + outputs,
-        "response_cost": 0.0,
-        "cost_breakdown": None,
-        "saved_cache_cost": 0.0,
-        "response_cost_failure_debug_info": None,
-        "startTime": start,
-        "endTime": end,
-        "completionStartTime": first,
-        "response_time": first - start,
+        "api_base": last.get("api_base") or "",
+        **_counts(facts),
+        **times,
         "cache_hit": True if facts["outcome"] == "cached" else None,
         "cache_key": None,
         "request_tags": _tags(facts, request, asked_about, rules),
@@ -125,37 +107,82 @@ def _payload(taken: Snapshot, request: Mapping[str, JSON], rules: RecordRules) -
         "messages": _asked(facts, request),
         "response": response,
         "model_parameters": {key: request[key] for key in request.keys() & _PARAMS},
+        "metadata": metadata_of(facts, asked_about),
+        "hidden_params": _hidden(facts, last),
+        "model_map_information": None,
+        "standard_built_in_tools_params": None,
+        "tianji": _ours(facts, trace, attempts, times),
+    }
+
+
+def _end(facts: Mapping[str, Any]) -> dict[str, JSON]:
+    """How the call ended."""
+    well = facts["outcome"] in _OK
+    status = "success" if well else "failure"
+    guardrail_status, guardrails = facts.get("guardrails") or ("not_run", None)
+    failed = None if well else _failure(facts)
+    return {
+        "status": status,
+        "status_fields": {"llm_api_status": status, "guardrail_status": guardrail_status},
         "error_str": failed["error_message"] if failed else None,
         "error_information": failed,
-        "metadata": metadata_of(facts, asked_about),
-        "hidden_params": {
-            "model_id": last.get("model_id"),
-            "cache_key": None,
-            "api_base": base,
-            "response_cost": 0.0,
-            "litellm_overhead_time_ms": (facts["sent"] - facts["received"]) / 1e6 if facts["sent"] else None,
-            "additional_headers": _limits(facts),
-            "litellm_model_name": model,
-            "usage_object": None,
-        },
-        "model_map_information": None,
         "guardrail_information": guardrails,
-        "standard_built_in_tools_params": None,
-        "tianji": {
-            "outcome": facts["outcome"],
-            "status_code": facts["status"],
-            "method": facts["method"],
-            "path": facts["path"],
-            "api": facts["api"],
-            "trace_id": trace.trace_id,
-            "span_id": trace.span_id,
-            "parent_span_id": trace.parent_id,
-            "sampled": trace.sampled,
-            "time_to_first_token": first - start if streamed else None,
-            "bytes_out": facts["bytes_out"],
-            "usage_source": facts["usage"][5],
-            "attempts": attempts,
-        },
+    }
+
+
+def _counts(facts: Mapping[str, Any]) -> dict[str, JSON]:
+    """Tokens; what they cost is not known here."""
+    inputs, outputs = facts["usage"][:2]
+    return {
+        "prompt_tokens": inputs,
+        "completion_tokens": outputs,
+        "total_tokens": inputs + outputs,
+        "response_cost": 0.0,
+        "cost_breakdown": None,
+        "saved_cache_cost": 0.0,
+        "response_cost_failure_debug_info": None,
+    }
+
+
+def _times(taken: Snapshot) -> dict[str, float]:
+    """Seconds since 1970; of a stream, `response_time` is the time to its first content, as LiteLLM has it."""
+    facts = taken.facts
+    start, end = facts["zero"] + facts["received"] / 1e9, facts["zero"] + facts["end"] / 1e9
+    first = _first(taken) if facts.get("form") == "sse" else end
+    return {"startTime": start, "endTime": end, "completionStartTime": first, "response_time": first - start}
+
+
+def _hidden(facts: Mapping[str, Any], last: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {
+        "model_id": last.get("model_id"),
+        "cache_key": None,
+        "api_base": last.get("api_base") or "",
+        "response_cost": 0.0,
+        "litellm_overhead_time_ms": (facts["sent"] - facts["received"]) / 1e6 if facts["sent"] else None,
+        "additional_headers": _limits(facts),
+        "litellm_model_name": last.get("model") or "",
+        "usage_object": None,
+    }
+
+
+def _ours(
+    facts: Mapping[str, Any], trace: TraceContext, attempts: Sequence[JSON], times: Mapping[str, float]
+) -> dict[str, JSON]:
+    """What LiteLLM's record has no place for."""
+    return {
+        "outcome": facts["outcome"],
+        "status_code": facts["status"],
+        "method": facts["method"],
+        "path": facts["path"],
+        "api": facts["api"],
+        "trace_id": trace.trace_id,
+        "span_id": trace.span_id,
+        "parent_span_id": trace.parent_id,
+        "sampled": trace.sampled,
+        "time_to_first_token": times["response_time"] if facts.get("form") == "sse" else None,
+        "bytes_out": facts["bytes_out"],
+        "usage_source": facts["usage"][5],
+        "attempts": list(attempts),
     }
 
 

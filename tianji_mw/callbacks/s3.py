@@ -46,6 +46,10 @@ class S3(AwsLogin, ObjectCallback):
         "prompts_only": ("S3_LOG_PROMPTS_ONLY",),
         "partition": ("S3_PARTITION_GRANULARITY",),
     }
+    no_effect: ClassVar[Mapping[str, str]] = {
+        "s3_config": "set what you need of it by its own name, such as s3_verify",
+        "s3_max_queue_size": "what waits is bounded by spool_max_mb",
+    }
     aliases: ClassVar[Mapping[str, str]] = {
         **login_aliases("s3_"),
         "s3_bucket_name": "bucket",

@@ -76,9 +76,6 @@ def policy_of(
     shared = Policy.model_fields.keys() - kind.model_fields.keys()
     given = {key: value for key, value in options.items() if key in shared and value is not None}
     own = {key: value for key, value in options.items() if key not in shared and value is not None}
-    for other, field in (("flush_interval", "flush_interval_s"), ("timeout", "timeout_s")):
-        if other in own and other not in kind.aliases:
-            own[field] = own.pop(other)
     try:
         return Policy(**given), own
     except ValidationError as invalid:

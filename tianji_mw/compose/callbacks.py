@@ -6,6 +6,7 @@ A callback that cannot be found or built stops the start: a log that is not writ
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from tianji_mw.errors import ConfigError, SetupError
 if TYPE_CHECKING:
     from tianji_mw.config.blocks import VirtualKey
     from tianji_mw.config.settings import Settings
+
+log = logging.getLogger("tianji_mw.callbacks")
 
 #: LiteLLM's and the Go port's names where ours differ.
 ALIASES: Final[Mapping[str, str]] = {
@@ -179,7 +182,7 @@ def _destination(settings: Settings, wanted: _Wanted, env: Mapping[str, str]) ->
         raise settings.error("the entry has no `type`; write the name of a callback", *wanted.place)
     name = ALIASES.get(wanted.kind, wanted.kind)
     kind = plugins.find("callbacks", _RECORDS.get(name, name), Callback)  # type: ignore[type-abstract]
-    options = {**_of_block(settings, name), **wanted.options}
+    options = {**_renamed(kind, _of_block(settings, name)), **_renamed(kind, wanted.options)}
     options.pop("callback_type", None)
     policy, own = policy_of(kind, options, lambda key, text: _wrong(settings, wanted, key, text))
     callback = _built(kind, own, env, lambda key, text: _wrong(settings, wanted, key, text))
@@ -192,6 +195,19 @@ def _destination(settings: Settings, wanted: _Wanted, env: Mapping[str, str]) ->
         key_hash=_hash_of(wanted.key) if wanted.key is not None else "",
         **policy.fields(settings.settings.on_flush_failure),
     )
+
+
+def _renamed(kind: type[Callback], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in our names, so that one that stands nearer replaces one that is written otherwise elsewhere."""
+    for key in kind.no_effect.keys() & options.keys():
+        log.warning("%s of the callback %s has no effect: %s", key, kind.__name__, kind.no_effect[key])
+    options = {key: value for key, value in options.items() if key not in kind.no_effect}
+    return {_name(kind, key): value for key, value in options.items()}
+
+
+def _name(kind: type[Callback], key: str) -> str:
+    general = {"flush_interval": "flush_interval_s", "timeout": "timeout_s"}
+    return kind.aliases.get(key, key if key in kind.model_fields else general.get(key, key))
 
 
 def _of_block(settings: Settings, name: str) -> dict[str, Any]:
@@ -217,9 +233,11 @@ def _built(kind: type[Callback], options: dict[str, Any], env: Mapping[str, str]
     try:
         return kind(**options)
     except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "value_error":  # a sentence of the callback's own
+            key = ".".join(str(step) for step in first["loc"])
+            raise wrong(key, str(first["ctx"]["error"])) from None
         raise wrong(*reason(invalid)) from None
-    except (TypeError, ValueError) as error:
-        raise wrong("", str(error).splitlines()[0]) from None
 
 
 def _wrong(settings: Settings, wanted: _Wanted, key: str, text: str) -> ConfigError:
@@ -274,7 +292,8 @@ def _alert_destination(settings: Settings, wanted: _Wanted, name: str, env: Mapp
     kind = plugins.find("callbacks", name, Callback)  # type: ignore[type-abstract]
     if "alert" not in kind.kinds:
         raise settings.error(f"{wanted.name!r} takes no alerts; use slack, ms_teams, webhook or email", *wanted.place)
-    policy, own = policy_of(kind, dict(wanted.options), lambda key, text: _wrong(settings, wanted, key, text))
+    options = _renamed(kind, wanted.options)
+    policy, own = policy_of(kind, options, lambda key, text: _wrong(settings, wanted, key, text))
     callback = _built(kind, own, env, lambda key, text: _wrong(settings, wanted, key, text))
     return Destination(callback=callback, name=wanted.name, **policy.fields(settings.settings.on_flush_failure))
 
