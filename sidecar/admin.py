@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from tianji_mw.stack import explain
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from tianji_mw.callbacks.middleware import Callbacks
     from tianji_mw.config.settings import Settings
     from tianji_mw.runtime import Runtime
 
@@ -85,6 +86,8 @@ class Admin:
         for (event, detail), count in sorted(runtime.counts.items()):
             if event != "calls":
                 yield f'tianji_events_total{{event="{event}",detail="{_escaped(detail)}"}} {count}'
+        for layer in callback_layers(self._app):
+            yield from _callback_lines(layer.report())
         yield "# TYPE tianji_edge_total counter"
         for reason, count in sorted(edge.items()):
             yield f'tianji_edge_total{{reason="{reason}"}} {count}'
@@ -101,10 +104,7 @@ class Admin:
 
     async def callbacks(self, request: Request) -> Response:
         """Each destination: queue, spool, last error, delivered and dropped."""
-        from tianji_mw.callbacks.middleware import Callbacks
-
-        layers = [layer for layer in inner_layers(self._app) if isinstance(layer, Callbacks)]
-        return JSONResponse([layer.report() for layer in layers])
+        return JSONResponse([layer.report() for layer in callback_layers(self._app)])
 
     async def secrets(self, request: Request) -> Response:
         """Stores and secrets in use: state, age, version. Never a value."""
@@ -129,6 +129,31 @@ class Admin:
         if self._settings.resolver is not None:
             await self._settings.resolver.refresh()
         return await self.secrets(request)
+
+
+def callback_layers(app: ASGIApp) -> list[Callbacks]:
+    """The layers of the stack that log."""
+    from tianji_mw.callbacks.middleware import Callbacks
+
+    return [layer for layer in inner_layers(app) if isinstance(layer, Callbacks)]
+
+
+def _callback_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What became of the records of each destination."""
+    yield "# TYPE tianji_callback_records_total counter"
+    for name, found in report["destinations"].items():
+        yield f'tianji_callback_records_total{{callback="{name}",result="delivered"}} {found["delivered"]}'
+        for reason, count in found["dropped"].items():
+            yield f'tianji_callback_records_total{{callback="{name}",result="{reason}"}} {count}'
+    yield "# TYPE tianji_callback_records_pending gauge"
+    for name, found in report["destinations"].items():
+        yield f'tianji_callback_records_pending{{callback="{name}"}} {found["pending"]}'
+    yield "# TYPE tianji_callback_up gauge"
+    for name, found in report["destinations"].items():
+        yield f'tianji_callback_up{{callback="{name}"}} {int(found["state"] != "down")}'
+    if report["spool"]:
+        yield "# TYPE tianji_spool_bytes gauge"
+        yield f"tianji_spool_bytes {report['spool']['bytes']}"
 
 
 def _escaped(value: str) -> str:

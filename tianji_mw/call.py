@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
@@ -86,8 +86,8 @@ class Call:
     client: str = ""
     #: What was sent upstream for it, in this order.
     attempts: list[Attempt] = field(default_factory=list)
-    #: Headers that middlewares add to every request upstream, lower case.
-    upstream_headers: dict[str, str] = field(default_factory=dict)
+    #: Asked before each attempt for headers to send along, lower case; nothing goes before the provider's own.
+    upstream_headers: list[Callable[[Deployment], Mapping[str, str]]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     want_usage: bool = False
     timings: Timings = field(default_factory=Timings)

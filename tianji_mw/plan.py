@@ -82,7 +82,8 @@ class Plan:
             raise outgoing.no_key(provider, self.deployment, missing)
         if call.upstream_headers or (self._forwards and not call.headers.isdisjoint(self._forwards)):
             made = provider.headers(_OWN[stream], call.headers, credentials)
-            return list({**call.upstream_headers, **made}.items())
+            given = [give(self.deployment).items() for give in call.upstream_headers]
+            return list({**dict(pair for pairs in given for pair in pairs), **made}.items())
         mark = credentials
         if self._changing:
             mark = [*credentials, *(("", secret.reveal()) for secret in self._changing)]

@@ -20,7 +20,7 @@ from tianji_mw.callbacks.destination import Choice, Destination
 from tianji_mw.callbacks.finish import Finisher
 from tianji_mw.callbacks.record import RecordRules
 from tianji_mw.callbacks.snapshot import ContentRules, snapshot
-from tianji_mw.callbacks.trace_context import TraceContext, trace_context
+from tianji_mw.callbacks.trace_context import TraceContext, outgoing, trace_context
 from tianji_mw.callbacks.wishes import Wishes
 from tianji_mw.driver import LayerOptions, LLMMiddleware
 from tianji_mw.errors import SetupError
@@ -45,6 +45,7 @@ class Callbacks(LLMMiddleware):
 
     `spool`: the folder in which records wait for their delivery, also over restarts; without one they wait in memory,
     and with `spool_required=False` also where it cannot be used. `flush_s`: how long the end waits for deliveries.
+    `forward_trace`: providers get the trace's `traceparent`.
     """
 
     phase: ClassVar[int] = 300
@@ -62,6 +63,7 @@ class Callbacks(LLMMiddleware):
         spool_required: bool = True,
         spool_max_bytes: int = 1 << 30,
         flush_s: float = 10.0,
+        forward_trace: bool = False,
         **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(app, **options)
@@ -77,6 +79,7 @@ class Callbacks(LLMMiddleware):
         self._spool_required = spool_required
         self._spool_max_bytes = spool_max_bytes
         self._flush_s = flush_s
+        self._forward_trace = forward_trace
         self.journal: Journal | None = None
 
     # --- life
@@ -133,9 +136,11 @@ class Callbacks(LLMMiddleware):
 
     async def on_request(self, call: Call) -> None:
         call.keep(self._content.max_bytes)
-        if not self._live:
+        if not self._live and not self._forward_trace:
             return
         call.notes[TraceContext] = trace_context(call.headers, call.id)
+        if self._forward_trace:
+            call.upstream_headers.append(lambda _: outgoing(call.note(TraceContext)))
         for callback in self._live:
             try:
                 callback.on_request(call)

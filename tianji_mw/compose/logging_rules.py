@@ -41,6 +41,7 @@ def rules_of(settings: Settings, env: Mapping[str, str]) -> dict[str, Any]:
             allow_revealing=keys.allow_dynamic_message_logging,
         ),
         "spool_max_bytes": int(keys.spool_max_mb * (1 << 20)),
+        "forward_trace": keys.forward_traceparent_to_llm_provider,
         "flush_s": settings.general_settings.flush_s,
         **_spool(keys.spool_dir or env.get("TIANJI_SPOOL_DIR", ""), env),
     }

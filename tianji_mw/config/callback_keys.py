@@ -62,6 +62,7 @@ class CallbackKeys(Block):
     disable_add_user_agent_to_request_tags: Switch = False
     extra_spend_tag_headers: Texts = ()
     request_correlation_in_logs: Switch = False
+    forward_traceparent_to_llm_provider: Switch = False
     #: Bytes of a request or an answer that are logged; of larger ones only the size.
     max_logged_mb: Megabytes = 1.0
 

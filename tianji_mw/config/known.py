@@ -79,7 +79,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             include_cost_in_streaming_usage global_prompt_directory
             disable_end_user_cost_tracking disable_end_user_cost_tracking_prometheus_only
             model_group_alias credential_list custom_provider_map user_url_validation stream_timeout
-            forward_traceparent_to_llm_provider secret_manager prompt_management default_redis_ttl
+            secret_manager prompt_management default_redis_ttl
             default_in_memory_ttl default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
         """),
         "router_settings": _names("""
