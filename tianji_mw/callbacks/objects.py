@@ -57,7 +57,7 @@ class ObjectCallback(Callback):
     #: What error messages call it.
     title: ClassVar[str]
 
-    flush_interval_s: float = Field(default=10.0, ge=0.01, le=3600)
+    flush_interval_s: float = Field(default=5.0, ge=0.01, le=3600)
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
     #: Seconds for one upload.
     upload_timeout_s: float = Field(default=30.0, ge=1, le=3600)
