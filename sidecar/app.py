@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +24,8 @@ from tianji_mw.redact import Secret, SecretFilter
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from tianji_mw.config.managed import Resolving
     from tianji_mw.config.settings import Settings
     from tianji_mw.stack import Stack
@@ -81,7 +86,29 @@ def apps_of(options: RunOptions, settings: Settings | None = None) -> Apps:
     def drain() -> None:
         runtime.draining = True
 
-    return Apps(Health(stack.app, runtime), admin, on_drain=drain)
+    return Apps(Health(_with_metrics(stack.app, runtime, settings), runtime), admin, on_drain=drain)
+
+
+def _with_metrics(app: ASGIApp, runtime: Runtime, settings: Settings) -> ASGIApp:
+    """The stack with `/metrics` on the main port, where the config has the callback for it."""
+    keys = settings.settings
+    if "prometheus" not in (*keys.callbacks, *keys.success_callback, *keys.failure_callback) and not any(
+        entry.get("type") == "prometheus" for entry in keys.callback_configs
+    ):
+        return app
+    from sidecar.metrics import MainMetrics
+
+    open_ = keys.require_auth_for_metrics_endpoint is False
+    return MainMetrics(app, runtime, None if open_ else settings.general_settings.master_key)
+
+
+def share_metrics(options: RunOptions) -> None:
+    """A folder in which the workers of this run put their metrics together; it goes with the process."""
+    if options.workers < 2 or any(os.environ.get(name) for name in ("TIANJI_METRICS_DIR", "PROMETHEUS_MULTIPROC_DIR")):
+        return
+    folder = tempfile.mkdtemp(prefix="tianji-metrics-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["TIANJI_METRICS_DIR"] = folder
 
 
 def server_config(settings: Settings, options: RunOptions) -> ServerConfig:

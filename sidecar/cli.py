@@ -48,7 +48,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No banner.")] = False,
 ) -> None:
     """Serve."""
-    from sidecar.app import apps_of, refuse_open, server_config, settings_of
+    from sidecar.app import apps_of, refuse_open, server_config, settings_of, share_metrics
     from sidecar.banner import banner, notices
     from sidecar.server import serve
 
@@ -60,6 +60,7 @@ def run(
     refuse_open(settings, options)
     for line in notices(settings):
         print(line, file=sys.stderr)
+    share_metrics(options)
     server = server_config(settings, options)
     if not quiet:
         print(banner(settings, options), flush=True)

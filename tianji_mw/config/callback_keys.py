@@ -81,7 +81,12 @@ class CallbackKeys(Block):
     prometheus_emit_stream_label: Switch = False
     prometheus_metrics_max_series_per_metric: Count | None = None
     enable_end_user_cost_tracking_prometheus_only: Switch = False
-    require_auth_for_metrics_endpoint: Switch = False
+    disable_end_user_cost_tracking_prometheus_only: Switch = False
+    prometheus_emit_rate_limit_labels: Switch = False
+    prometheus_emit_input_sequence_length_label: Switch = False
+    prometheus_end_user_metrics_max_series_per_metric: Count | None = None
+    #: False: `/metrics` on the main port asks for no key.
+    require_auth_for_metrics_endpoint: Switch | None = None
 
     def prometheus(self) -> dict[str, Any]:
         """The settings of the destination `prometheus` that stand here and not beside it."""

@@ -77,7 +77,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             disable_hf_tokenizer_download enable_loadbalancing_on_batch_endpoints public_model_groups
             public_model_groups_links drop_params_list suppress_debug_info telemetry cooldown_time
             include_cost_in_streaming_usage global_prompt_directory
-            disable_end_user_cost_tracking disable_end_user_cost_tracking_prometheus_only
+            disable_end_user_cost_tracking
             model_group_alias credential_list custom_provider_map user_url_validation stream_timeout
             secret_manager prompt_management default_redis_ttl
             default_in_memory_ttl default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
