@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call, Limits, current_call
+    from tianji_mw.callbacks.base import Callback
+    from tianji_mw.callbacks.middleware import Callbacks
     from tianji_mw.driver import LLMMiddleware
     from tianji_mw.errors import TianjiError
     from tianji_mw.gateway import Gateway
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tianji_mw.identity.keys import Keys
     from tianji_mw.identity.middleware import Authentication
     from tianji_mw.providers.base import Provider
+    from tianji_mw.records import NotDelivered, Record
     from tianji_mw.redact import Secret
     from tianji_mw.runtime import Runtime
     from tianji_mw.secrets.base import SecretStore, SecretValue
@@ -29,6 +32,8 @@ _HOMES: Final = {
     "ALLOW": "guardrails.base",
     "Authentication": "identity.middleware",
     "Call": "call",
+    "Callback": "callbacks.base",
+    "Callbacks": "callbacks.middleware",
     "Gateway": "gateway",
     "Guardrail": "guardrails.base",
     "Guardrails": "guardrails.middleware",
@@ -37,7 +42,9 @@ _HOMES: Final = {
     "Keys": "identity.keys",
     "LLMMiddleware": "driver",
     "Limits": "call",
+    "NotDelivered": "records",
     "Provider": "providers.base",
+    "Record": "records",
     "Runtime": "runtime",
     "Secret": "redact",
     "SecretStore": "secrets.base",
@@ -54,6 +61,8 @@ __all__ = [
     "ALLOW",
     "Authentication",
     "Call",
+    "Callback",
+    "Callbacks",
     "Gateway",
     "Guardrail",
     "Guardrails",
@@ -62,7 +71,9 @@ __all__ = [
     "Keys",
     "LLMMiddleware",
     "Limits",
+    "NotDelivered",
     "Provider",
+    "Record",
     "Runtime",
     "Secret",
     "SecretStore",

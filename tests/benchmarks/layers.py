@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -21,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, deployment, stream_of
 from tianji_mw.call import Call
+from tianji_mw.callbacks.base import Callback, Record
+from tianji_mw.callbacks.middleware import Callbacks
 from tianji_mw.driver import LLMMiddleware
 from tianji_mw.gateway import Gateway
 from tianji_mw.identity.middleware import Authentication
@@ -76,6 +79,16 @@ class Asks(LLMMiddleware):
     """One hook, which does nothing."""
 
     async def on_request(self, call: Call) -> None: ...
+
+
+class Sink(Callback):
+    """A destination that never gets to deliver: what is left is the cost in the path of a call."""
+
+    batch_size: int = 100_000
+    max_batch_bytes: int = 1 << 30
+    flush_interval_s: float = 3600.0
+
+    async def write(self, batch: Sequence[Record]) -> None: ...
 
 
 async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -137,6 +150,10 @@ async def main() -> None:
     for kind, what in ((Idle, "no hook"), (Asks, "an idle on_request"), (Ends, "an idle on_end")):
         ten = await cost(stacked(gateway(plain), kind, 10), CHAT)
         show(f"  a further layer with {what}", (ten - bare) / 10)
+    with TemporaryDirectory() as folder:
+        for count in (1, 2, 5):
+            app = Callbacks(gateway(plain), callbacks=[Sink() for _ in range(count)], spool=f"{folder}/{count}")
+            show(f"  and logging to {count} destinations", await cost(app, CHAT) - bare)
     few = await cost(gateway(short), STREAM, requests=500)
     alone = await cost(gateway(streamed), STREAM, requests=100)
     show("gateway alone, an event of a stream, each by itself", (alone - few) / (len(EVENTS) - 3))

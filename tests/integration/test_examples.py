@@ -126,3 +126,15 @@ def test_the_small_model_example_says_what_is_missing() -> None:
 
 def test_no_codename_is_the_guardrail_of_the_examples() -> None:
     assert "class NoCodename(Guardrail)" in (ROOT / "examples/plugins/no_codename.py").read_text()
+
+
+def test_a_callback_of_your_own(tmp_path: Path) -> None:
+    name = "examples.plugins.tokens_by_model:TokensByModel"
+    config = (
+        "model_list: [{model_name: demo, litellm_params: {model: mock/demo}}]\n"
+        f"litellm_settings: {{callbacks: ['{name}'], spool_dir: {tmp_path}/spool}}\n"
+        f"callback_settings: {{'{name}': {{path: {tmp_path}/tokens.txt, flush_interval: 0.05}}}}\n"
+    )
+    with sidecar(tmp_path, config) as running:
+        assert httpx.post(f"{running.url}/v1/chat/completions", json=CHAT).status_code == 200
+    assert (tmp_path / "tokens.txt").read_text().split()[0] == "demo"
