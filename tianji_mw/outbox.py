@@ -363,14 +363,14 @@ class Outbox:
 
 
 def _sorted(batch: list[_Item], problem: NotDelivered | None) -> tuple[set[_Item], set[_Item]]:
-    """The items that are refused for ever, and those that failed."""
+    """The items that are refused for ever, and those that failed. By id: a destination may have got copies."""
     if problem is None:
         return set(), set()
-    never = {id(record) for record in problem.refused}
-    refused = {item for item in batch if id(item.record) in never}
+    never = {record.id for record in problem.refused}
+    refused = {item for item in batch if item.record.id in never}
     if problem.failed is not None:
-        again = {id(record) for record in problem.failed}
-        return refused, {item for item in batch if id(item.record) in again} - refused
+        again = {record.id for record in problem.failed}
+        return refused, {item for item in batch if item.record.id in again} - refused
     rest = set(batch) - refused
     return (refused, rest) if problem.retry else (refused | rest, set())
 

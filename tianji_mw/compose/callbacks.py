@@ -184,6 +184,8 @@ def _destination(settings: Settings, wanted: _Wanted, env: Mapping[str, str]) ->
     kind = plugins.find("callbacks", _RECORDS.get(name, name), Callback)  # type: ignore[type-abstract]
     options = {**_renamed(kind, _of_block(settings, name)), **_renamed(kind, wanted.options)}
     options.pop("callback_type", None)
+    if settings.settings.turn_off_message_logging and "turn_off_message_logging" in kind.model_fields:
+        options.setdefault("turn_off_message_logging", True)  # it tells somebody else what to keep
     policy, own = policy_of(kind, options, lambda key, text: _wrong(settings, wanted, key, text))
     callback = _built(kind, own, env, lambda key, text: _wrong(settings, wanted, key, text))
     teams = policy.teams | {wanted.team} if wanted.team else policy.teams

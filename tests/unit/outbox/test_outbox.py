@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.outbox.test_journal import crash
+from tianji_mw.callbacks.base import Callback
+from tianji_mw.callbacks.destination import Destination as Sink
 from tianji_mw.journal import Journal
 from tianji_mw.outbox import Delivery, Outbox
 from tianji_mw.records import NotDelivered, Record
@@ -180,6 +182,26 @@ async def test_only_what_failed_is_sent_again() -> None:
     await life.until(lambda: not outbox.pending)
     assert sorted(destination.took, key=int) == [str(number) for number in range(8)]  # each of them once
     assert outbox.delivered == 8
+    await life.end()
+
+
+async def test_only_what_failed_is_sent_again_where_the_destination_gets_redacted_copies() -> None:
+    taken: list[str] = []
+
+    class Partly(Callback):
+        async def write(self, batch: Sequence[Record]) -> None:
+            failed = [] if len(batch) < 8 else [record for record in batch if int(record.id) % 2]
+            taken.extend(record.id for record in batch if record not in failed)
+            assert "user_api_key_hash" not in batch[0].data.get("metadata", {})
+            if failed:
+                raise NotDelivered("every other one failed", failed=failed)
+
+    life = Life(None, Destination())
+    life.destination.write = Sink(callback=Partly(), name="sink", key_info=False).write  # type: ignore[method-assign]
+    outbox = await life.begin()
+    life.offer(*range(8))
+    await life.until(lambda: not outbox.pending)
+    assert sorted(taken, key=int) == [str(number) for number in range(8)]
     await life.end()
 
 
