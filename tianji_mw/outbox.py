@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tianji_mw.alerts import Alert
 from tianji_mw.journal import Entry, Journal, Position
 from tianji_mw.records import NotDelivered, Record
 
@@ -326,6 +327,9 @@ class Outbox:
                 log.warning("callback %s does not take records: %s; %d wait", self.name, self.last_error, self.pending)
             if self.failures == _DOWN:
                 self._runtime.report(f"callback {self.name}", self.last_error)
+                told = f"The callback {self.name} does not take records: {self.last_error}. {self.pending} wait."
+                key = f"callback_failing:{self.name}"
+                self._runtime.alert(Alert(kind="callback_failing", message=told, level="high", key=key))
             pause = self._backoff(self.failures)
             self._pause_until = self._runtime.clock() + int(pause * 1e9)
         if problem is not None and problem.retry_after_s is not None:

@@ -52,7 +52,9 @@ def names(concern: str) -> list[str]:
     """Names of the plugins that ship with the suite and of installed entry points."""
     package = importlib.import_module(f"tianji_mw.{concern}")
     own = [
-        m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in ("base", "middleware") and not m.ispkg
+        m.name
+        for m in pkgutil.iter_modules(package.__path__)
+        if m.name not in ("base", "middleware") and not m.ispkg and not m.name.startswith("_")
     ]
     return sorted({*own, *(entry.name for entry in entry_points(group=f"tianji_mw.{concern}"))})
 

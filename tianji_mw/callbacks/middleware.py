@@ -112,25 +112,29 @@ class Callbacks(LLMMiddleware):
             return journal
 
     async def aclose(self) -> None:
+        """Deliver what there is. Destinations of calls go first: what they find may be worth an alert."""
+        of_calls = [one for one in self.destinations if one.takes_calls]
+        of_alerts = [one for one in self.destinations if not one.takes_calls]
+        for destinations in (of_calls, of_alerts):
+            await asyncio.gather(*(self._drain(one.name) for one in destinations))
+            for one in destinations:
+                await one.callback.aclose()
         runtime = self.runtime
         if runtime is not None and self.alert in runtime.alert_listeners:
             runtime.alert_listeners.remove(self.alert)
-        outboxes, self.outboxes = [*self.outboxes.values()], {}
-        left = await asyncio.gather(*(outbox.drain(self._flush_s) for outbox in outboxes))
-        for outbox, count in zip(outboxes, left, strict=True):
-            await outbox.aclose()
-            if count:
-                log.warning(
-                    "callback %s: %d records are not delivered yet; last error: %s",
-                    outbox.name,
-                    count,
-                    outbox.last_error or "none",
-                )
-        for one in self.destinations:
-            await one.callback.aclose()
+        self.outboxes.clear()
         journal, self.journal = self.journal, None
         if journal is not None:
             journal.close()
+
+    async def _drain(self, name: str) -> None:
+        outbox = self.outboxes.get(name)
+        if outbox is None:  # a start that failed halfway
+            return
+        left = await outbox.drain(self._flush_s)
+        await outbox.aclose()
+        if left:
+            log.warning("callback %s: %d records wait; last error: %s", name, left, outbox.last_error or "none")
 
     # --- calls
 

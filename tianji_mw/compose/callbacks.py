@@ -53,6 +53,9 @@ _PARAMS: Final[Mapping[str, str]] = {
 #: Variables for the batches of every destination that has none of its own.
 _BATCHES: Final = {"batch_size": "DEFAULT_BATCH_SIZE", "flush_interval_s": "DEFAULT_FLUSH_INTERVAL_SECONDS"}
 _ALERT_FIELDS: Final = ("alerting_threshold", "alert_types", "alerting_args", "alert_type_config")
+#: Of `alerting_args`, what destinations take; and those that LiteLLM's `alert_types` is for.
+_ALERT_ARGS: Final = ("budget_alert_ttl", "log_to_console")
+_CHATS: Final = frozenset({"slack", "ms_teams"})
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 Place = tuple[str | int, ...]
@@ -301,8 +304,12 @@ def _alert_destination(settings: Settings, wanted: _Wanted, name: str, env: Mapp
 
 
 def _alert_options(settings: Settings, name: str) -> dict[str, Any]:
+    """The settings of a destination of alerts: its own, and what `general_settings` say of all."""
     general = settings.general_settings
     options = dict(settings.callback_settings.get(name, {}))
+    shared = {key: general.alerting_args[key] for key in _ALERT_ARGS if key in general.alerting_args}
+    if name in _CHATS and general.alert_types:
+        shared["alert_types"] = general.alert_types
     if name == "slack" and general.alert_to_webhook_url:
-        options.setdefault("alert_to_webhook_url", general.alert_to_webhook_url)
-    return options
+        shared["alert_to_webhook_url"] = general.alert_to_webhook_url
+    return {**shared, **options}
