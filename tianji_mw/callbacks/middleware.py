@@ -20,7 +20,7 @@ from tianji_mw.callbacks.destination import Choice, Destination
 from tianji_mw.callbacks.finish import Finisher
 from tianji_mw.callbacks.record import RecordRules
 from tianji_mw.callbacks.snapshot import ContentRules, snapshot
-from tianji_mw.callbacks.trace_context import TraceContext, outgoing, trace_context
+from tianji_mw.callbacks.trace_context import TraceContext, current_span, outgoing, trace_context
 from tianji_mw.callbacks.wishes import Wishes
 from tianji_mw.driver import LayerOptions, LLMMiddleware
 from tianji_mw.errors import SetupError
@@ -140,9 +140,10 @@ class Callbacks(LLMMiddleware):
 
     async def on_request(self, call: Call) -> None:
         call.keep(self._content.max_bytes)
-        if not self._live and not self._forward_trace:
-            return
-        call.notes[TraceContext] = trace_context(call.headers, call.id)
+        parent = current_span()
+        if parent is None and not self._live and not self._forward_trace:
+            return  # the record finds the trace in the headers
+        call.notes[TraceContext] = trace_context(call.headers, call.id, parent)
         if self._forward_trace:
             call.upstream_headers.append(lambda _: outgoing(call.note(TraceContext)))
         for callback in self._live:

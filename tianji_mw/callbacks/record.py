@@ -77,7 +77,7 @@ def record_of(record_id: str, raw: bytes, rules: RecordRules) -> Record:
 def _payload(taken: Snapshot, request: Mapping[str, JSON], rules: RecordRules) -> dict[str, JSON]:
     facts = taken.facts
     asked_about, headers = _metadata(request), facts["headers"]
-    trace = TraceContext(*facts["trace"]) if "trace" in facts else trace_of(headers.get("traceparent"), facts["id"])
+    trace = _trace(facts)
     response = _answer(taken, rules)
     attempts = _attempts(facts)
     last = attempts[-1] if attempts else {}
@@ -113,6 +113,13 @@ def _payload(taken: Snapshot, request: Mapping[str, JSON], rules: RecordRules) -
         "standard_built_in_tools_params": None,
         "tianji": _ours(facts, trace, attempts, times),
     }
+
+
+def _trace(facts: Mapping[str, Any]) -> TraceContext:
+    if "trace" in facts:
+        return TraceContext(*facts["trace"])
+    headers = facts["headers"]
+    return trace_of(headers.get("traceparent"), facts["id"], headers.get("tracestate", ""))
 
 
 def _end(facts: Mapping[str, Any]) -> dict[str, JSON]:
@@ -179,6 +186,7 @@ def _ours(
         "span_id": trace.span_id,
         "parent_span_id": trace.parent_id,
         "sampled": trace.sampled,
+        "trace_state": trace.state,
         "time_to_first_token": times["response_time"] if facts.get("form") == "sse" else None,
         "bytes_out": facts["bytes_out"],
         "usage_source": facts["usage"][5],

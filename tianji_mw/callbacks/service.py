@@ -101,9 +101,15 @@ class HttpCallback(Callback):
     def failure(self, response: Any) -> NotDelivered:
         """What an answer with this status means for the batch."""
         status = response.status_code
-        said = redact.text(response.text[:_SHOWN], [] if self.api_key is None else [self.api_key])
+        said = redact.text(response.text[:_SHOWN], self.credentials())
         message = f"{self.title} answered {status}" + (f": {said}" if said.strip() else "")
         return NotDelivered(message, retry=status not in REFUSED, retry_after_s=self._pause(response))
+
+    def credentials(self) -> list[Secret]:
+        """Every secret among the settings: a server may quote what it was sent."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        listed = [item for value in values if isinstance(value, dict) for item in value.values()]
+        return [value for value in (*values, *listed) if isinstance(value, Secret)]
 
     def _pause(self, response: Any) -> float | None:
         """`Retry-After` in seconds: a number, or a date (RFC 9110, section 10.2.3)."""

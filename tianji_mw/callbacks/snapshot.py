@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _LENGTH: Final = struct.Struct("<I")
 _OK: Final = frozenset({"ok", "cached"})
 #: Beginnings of the headers that are logged; vendors have names of their own.
-_LOGGED: Final = (b"x-", b"user-agent", b"traceparent", b"helicone-", b"langfuse_", b"langfuse-")
+_LOGGED: Final = (b"x-", b"user-agent", b"traceparent", b"tracestate", b"helicone-", b"langfuse_", b"langfuse-")
 _NOISE: Final = (b"x-stainless-",)
 _SECRET: Final = frozenset(name.encode() for name in SECRET_HEADERS)
 #: What headers of credentials are called, also those of an operator's own.

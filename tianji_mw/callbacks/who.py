@@ -8,7 +8,7 @@ from typing import Any, Final
 from tianji_mw.apis.base import JSON
 
 _NOBODY: Final[Mapping[str, JSON]] = {"hash": None, "alias": "", "team": "", "user": "", "metadata": {}}
-_NOT_CUSTOM: Final = frozenset({"user-agent", "traceparent"})
+_NOT_CUSTOM: Final = frozenset({"user-agent", "traceparent", "tracestate"})
 
 
 def metadata_of(facts: Mapping[str, Any], asked: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -173,7 +173,7 @@ def _of_keys(settings: Settings) -> Iterator[_Wanted]:
 def _prefixed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Of settings for several callbacks those for this one: the ones that begin with its name, and the policies."""
     kind = ALIASES.get(name, name)
-    starts = (f"{name}_", f"{kind}_")
+    starts = (f"{name}_", f"{kind}_", f"{name.partition('_')[0]}_")  # `weave_project_id` is for `weave_otel`
     return {key: value for key, value in options.items() if key.startswith(starts) or key in Policy.model_fields}
 
 
@@ -307,7 +307,7 @@ def _alert_options(settings: Settings, name: str) -> dict[str, Any]:
     """The settings of a destination of alerts: its own, and what `general_settings` say of all."""
     general = settings.general_settings
     options = dict(settings.callback_settings.get(name, {}))
-    shared = {key: general.alerting_args[key] for key in _ALERT_ARGS if key in general.alerting_args}
+    shared: dict[str, Any] = {key: general.alerting_args[key] for key in _ALERT_ARGS if key in general.alerting_args}
     if name in _CHATS and general.alert_types:
         shared["alert_types"] = general.alert_types
     if name == "slack" and general.alert_to_webhook_url:
