@@ -89,7 +89,7 @@ async def metrics_page(app: ASGIApp, runtime: Runtime, edge: Mapping[str, int], 
     prometheus = prometheus_of(app)
     if prometheus is None:
         return PlainTextResponse("\n".join([*_lines(runtime, edge), *lines]) + "\n", media_type=_TEXT)
-    from tianji_mw.callbacks.prometheus_store import StoreError
+    from tianji_mw.callbacks.metrics.store import StoreError
 
     try:
         page, content_type = await asyncio.to_thread(prometheus.render, accept)

@@ -28,7 +28,11 @@ def free_port() -> int:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """A clean environment: no keys of the machine, no proxies."""
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "XDG_STATE_HOME")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k in ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "XDG_STATE_HOME")
+    }
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 

@@ -15,11 +15,11 @@ import orjson
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from tianji_mw.alerts import Alert, Level
-from tianji_mw.callbacks._alert_calls import Outages, Seen, Try, seen
-from tianji_mw.callbacks._alert_delivery import OFF_BY_DEFAULT
-from tianji_mw.callbacks._alert_summaries import Digests, Report
-from tianji_mw.callbacks._alert_text import cut
-from tianji_mw.callbacks.base import Callback, Record
+from tianji_mw.callbacks.alerts.calls import Outages, Seen, Try, seen
+from tianji_mw.callbacks.alerts.delivery import OFF_BY_DEFAULT
+from tianji_mw.callbacks.alerts.summaries import Digests, Report
+from tianji_mw.callbacks.alerts.text import cut
+from tianji_mw.callbacks.base import Callback, NotDelivered, Record
 from tianji_mw.runtime import Runtime
 
 log = logging.getLogger("tianji_mw.callbacks.alerting")
@@ -142,6 +142,8 @@ class Alerting(Callback):
                 self._runtime.alert(report)
 
     async def write(self, batch: Sequence[Record]) -> None:
+        if self._runtime is None:
+            raise NotDelivered("alerting was not started")
         calls = [call for record in batch if (call := self._read(record)) is not None]
         for call in calls:
             self._report.note(call)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks._alert_delivery import Group, ServiceDown
-from tianji_mw.callbacks._alert_letters import Letter, as_html, as_text
-from tianji_mw.callbacks._alert_mails import MailCallback, mail_id
+from tianji_mw.callbacks.alerts.delivery import Group, ServiceDown
+from tianji_mw.callbacks.alerts.letters import Letter, as_html, as_text
+from tianji_mw.callbacks.alerts.mails import MailCallback, mail_id
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.errors import MissingExtra, SetupError
 from tianji_mw.redact import Secret

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from tianji_mw.callbacks._alert_delivery import AlertCallback, Group, Told
-from tianji_mw.callbacks._alert_hooks import HookCallback
-from tianji_mw.callbacks._alert_text import clock_time, cut, harmless, one_line
+from tianji_mw.callbacks.alerts.delivery import AlertCallback, Group, Told
+from tianji_mw.callbacks.alerts.hooks import HookCallback
+from tianji_mw.callbacks.alerts.text import clock_time, cut, harmless, one_line
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.errors import SetupError
 from tianji_mw.redact import Secret

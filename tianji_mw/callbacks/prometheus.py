@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from tianji_mw.callbacks.base import Callback, NotDelivered
-from tianji_mw.callbacks.prometheus_choice import Choice, Group, label_name
-from tianji_mw.callbacks.prometheus_counting import count_call, count_events
-from tianji_mw.callbacks.prometheus_facts import facts_of
-from tianji_mw.callbacks.prometheus_metrics import LATENCY, Catalogue
-from tianji_mw.callbacks.prometheus_page import OPENMETRICS, MetricsApp, page_of
-from tianji_mw.callbacks.prometheus_store import ALIVE_S, Store, StoreError
-from tianji_mw.callbacks.prometheus_tally import Tally
-from tianji_mw.callbacks.prometheus_values import Custom, text
+from tianji_mw.callbacks.metrics.catalogue import LATENCY, Catalogue
+from tianji_mw.callbacks.metrics.choice import Choice, Group, label_name
+from tianji_mw.callbacks.metrics.counting import count_call, count_events
+from tianji_mw.callbacks.metrics.facts import facts_of
+from tianji_mw.callbacks.metrics.page import OPENMETRICS, MetricsApp, page_of
+from tianji_mw.callbacks.metrics.store import ALIVE_S, Store, StoreError
+from tianji_mw.callbacks.metrics.tally import Tally
+from tianji_mw.callbacks.metrics.values import Custom, text
 from tianji_mw.errors import SetupError
 
 if TYPE_CHECKING:

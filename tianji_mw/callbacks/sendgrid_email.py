@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tianji_mw.callbacks._alert_delivery import Group, ServiceDown
-from tianji_mw.callbacks._alert_letters import Letter, as_html, as_text
-from tianji_mw.callbacks._alert_mails import MailCallback
+from tianji_mw.callbacks.alerts.delivery import Group, ServiceDown
+from tianji_mw.callbacks.alerts.letters import Letter, as_html, as_text
+from tianji_mw.callbacks.alerts.mails import MailCallback
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.service import HttpCallback
 

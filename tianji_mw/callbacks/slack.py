@@ -11,9 +11,9 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from tianji_mw.callbacks._alert_delivery import AlertCallback, Group, Told
-from tianji_mw.callbacks._alert_hooks import HookCallback
-from tianji_mw.callbacks._alert_text import clock_time, cut, harmless, one_line
+from tianji_mw.callbacks.alerts.delivery import AlertCallback, Group, Told
+from tianji_mw.callbacks.alerts.hooks import HookCallback
+from tianji_mw.callbacks.alerts.text import clock_time, cut, harmless, one_line
 from tianji_mw.errors import SetupError
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime

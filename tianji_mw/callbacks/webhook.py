@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import orjson
 
 from tianji_mw.alerts import WEBHOOK_FIELDS
-from tianji_mw.callbacks._alert_delivery import AlertCallback, Group, Told
-from tianji_mw.callbacks._alert_hooks import HookCallback
+from tianji_mw.callbacks.alerts.delivery import AlertCallback, Group, Told
+from tianji_mw.callbacks.alerts.hooks import HookCallback
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.errors import SetupError
 from tianji_mw.redact import Secret

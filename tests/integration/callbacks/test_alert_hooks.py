@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.alert_records import NOON, Clock, a_crossing, an_alert, recorded, undelivered
 from tianji_mw.alerts import Budget, budget_alert
-from tianji_mw.callbacks._alert_delivery import Group, read
+from tianji_mw.callbacks.alerts.delivery import Group, read
 from tianji_mw.callbacks.base import Callback, NotDelivered, Record
 from tianji_mw.callbacks.ms_teams import MSTeams
 from tianji_mw.callbacks.slack import Slack

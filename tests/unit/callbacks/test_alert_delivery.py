@@ -15,8 +15,8 @@ from pydantic import PrivateAttr, ValidationError
 from tests.support.alert_records import Clock, a_crossing, an_alert, recorded, undelivered
 from tests.support.records import a_record
 from tianji_mw.alerts import Alert, Budget, budget_alert
-from tianji_mw.callbacks._alert_delivery import OFF_BY_DEFAULT, AlertCallback, Group, Marks, ServiceDown, Told
-from tianji_mw.callbacks._alert_text import cut, facts, harmless, one_line
+from tianji_mw.callbacks.alerts.delivery import OFF_BY_DEFAULT, AlertCallback, Group, Marks, ServiceDown, Told
+from tianji_mw.callbacks.alerts.text import cut, facts, harmless, one_line
 from tianji_mw.callbacks.base import NotDelivered, Record
 
 Fail = Callable[[str, Group], NotDelivered | None]

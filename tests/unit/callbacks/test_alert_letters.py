@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from tests.support.alert_records import NOON, Clock, a_crossing, an_alert, recorded
 from tianji_mw.alerts import Budget, budget_alert
-from tianji_mw.callbacks._alert_delivery import Group, Told, read
-from tianji_mw.callbacks._alert_letters import Letter, Sender, as_html, as_text, letter_of
-from tianji_mw.callbacks._alert_mails import is_email, recipients
+from tianji_mw.callbacks.alerts.delivery import Group, Told, read
+from tianji_mw.callbacks.alerts.letters import Letter, Sender, as_html, as_text, letter_of
+from tianji_mw.callbacks.alerts.mails import is_email, recipients
 from tianji_mw.callbacks.base import Callback, Record
 from tianji_mw.callbacks.email import Email
 from tianji_mw.callbacks.resend_email import ResendEmail

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from tests.support.alert_records import Clock
 from tests.support.records import START, a_failure, a_payload, a_record
-from tianji_mw.callbacks._alert_calls import Outages, Try, seen
 from tianji_mw.callbacks.alerting import Alerting
+from tianji_mw.callbacks.alerts.calls import Outages, Try, seen
 from tianji_mw.callbacks.base import Callback, Record
 from tianji_mw.plugins import find
 

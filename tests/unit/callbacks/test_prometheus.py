@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from tests.support.prometheus_pages import OPENMETRICS, running, shown
 from tests.support.records import START, a_failure, a_payload, a_record
 from tianji_mw.callbacks.base import Callback, NotDelivered, Record
+from tianji_mw.callbacks.metrics.catalogue import LITELLM, Metric
+from tianji_mw.callbacks.metrics.choice import label_name
+from tianji_mw.callbacks.metrics.store import StoreError
 from tianji_mw.callbacks.prometheus import Prometheus
-from tianji_mw.callbacks.prometheus_choice import label_name
-from tianji_mw.callbacks.prometheus_metrics import LITELLM, Metric
-from tianji_mw.callbacks.prometheus_store import StoreError
 from tianji_mw.errors import SetupError
 from tianji_mw.plugins import find
 from tianji_mw.runtime import Runtime
@@ -507,7 +507,7 @@ async def test_a_write_that_was_given_up_but_arrives_counts_once(tmp_path: Path)
 async def test_while_another_process_holds_the_file_nothing_is_lost_and_the_page_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tianji_mw.callbacks.prometheus_store._BUSY_S", 0.05)
+    monkeypatch.setattr("tianji_mw.callbacks.metrics.store._BUSY_S", 0.05)
     runtime = Runtime()
     async with running(runtime, multiproc_dir=tmp_path) as prometheus:
         await prometheus.write([served()])
@@ -750,7 +750,7 @@ async def test_a_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> N
 
 
 async def test_ids_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tianji_mw.callbacks.prometheus_store.REMEMBERED", 3)
+    monkeypatch.setattr("tianji_mw.callbacks.metrics.store.REMEMBERED", 3)
     records = [served() for _ in range(5)]
     async with running() as prometheus:
         await prometheus.write(records)

@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BeforeValidator, Field
 
 from tianji_mw.alerts import emails
-from tianji_mw.callbacks._alert_delivery import AlertCallback, Group, Told
-from tianji_mw.callbacks._alert_letters import Letter, Sender, letter_of
+from tianji_mw.callbacks.alerts.delivery import AlertCallback, Group, Told
+from tianji_mw.callbacks.alerts.letters import Letter, Sender, letter_of
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from tianji_mw.alerts import Alert
-from tianji_mw.callbacks._alert_calls import Seen
+from tianji_mw.callbacks.alerts.calls import Seen
 
 _MOST: Final = 1000
 _SHOWN: Final = 5

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tianji_mw.callbacks.prometheus_metrics import Catalogue, Metric
+from tianji_mw.callbacks.metrics.catalogue import Catalogue, Metric
 
 #: The number of a histogram's sum among its cells; its buckets follow, each by itself. Others have this cell alone.
 SUM: Final = 0

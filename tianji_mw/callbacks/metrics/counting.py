@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tianji_mw.callbacks.prometheus_facts import Attempt, Facts
-from tianji_mw.callbacks.prometheus_tally import Tally, Writer
-from tianji_mw.callbacks.prometheus_values import text
+from tianji_mw.callbacks.metrics.facts import Attempt, Facts
+from tianji_mw.callbacks.metrics.tally import Tally, Writer
+from tianji_mw.callbacks.metrics.values import text
 
 _DETAILS: Final = ("input_cached", "input_cache_write", "input_audio", "output_reasoning", "output_audio")
 

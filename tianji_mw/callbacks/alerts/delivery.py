@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 import orjson
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks._alert_text import one_line
+from tianji_mw.callbacks.alerts.text import one_line
 from tianji_mw.callbacks.base import Callback, NotDelivered, Record, RecordKind
 from tianji_mw.runtime import Runtime
 

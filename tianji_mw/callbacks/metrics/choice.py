@@ -10,7 +10,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from tianji_mw.callbacks.prometheus_metrics import (
+from tianji_mw.callbacks.metrics.catalogue import (
     CLIENT_LABELS,
     LATENCY,
     LENGTH_LABELED,

@@ -12,8 +12,8 @@ from html import escape
 from typing import Any, Final
 
 from tianji_mw.alerts import dollars
-from tianji_mw.callbacks._alert_delivery import Group, Told
-from tianji_mw.callbacks._alert_text import cut, facts, one_line
+from tianji_mw.callbacks.alerts.delivery import Group, Told
+from tianji_mw.callbacks.alerts.text import cut, facts, one_line
 
 _MOST: Final = 20_000
 _STYLE: Final = "font-family:Helvetica,Arial,sans-serif;font-size:15px;line-height:1.5;color:#1f2328"

@@ -17,8 +17,8 @@ import orjson
 from pydantic import Field, PrivateAttr
 
 from tianji_mw import http
-from tianji_mw.callbacks._alert_delivery import AlertCallback, Group
-from tianji_mw.callbacks._alert_text import facts
+from tianji_mw.callbacks.alerts.delivery import AlertCallback, Group
+from tianji_mw.callbacks.alerts.text import facts
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.service import REFUSED, is_address
 from tianji_mw.errors import SetupError, TianjiError

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from tianji_mw.callbacks.prometheus_metrics import OTHER
-from tianji_mw.callbacks.prometheus_tally import Example
-from tianji_mw.callbacks.prometheus_values import (
+from tianji_mw.callbacks.metrics.catalogue import OTHER
+from tianji_mw.callbacks.metrics.tally import Example
+from tianji_mw.callbacks.metrics.values import (
     APIS,
     Custom,
     address,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tianji_mw import redact
 from tianji_mw.apis import ALL
-from tianji_mw.callbacks.prometheus_metrics import OTHER
+from tianji_mw.callbacks.metrics.catalogue import OTHER
 
 #: Longer values are no names.
 _LONGEST: Final = 200

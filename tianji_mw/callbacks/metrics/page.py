@@ -12,9 +12,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from tianji_mw.callbacks.prometheus_metrics import Catalogue, Metric
-from tianji_mw.callbacks.prometheus_store import Stored, StoreError, written
-from tianji_mw.callbacks.prometheus_tally import SUM
+from tianji_mw.callbacks.metrics.catalogue import Catalogue, Metric
+from tianji_mw.callbacks.metrics.store import Stored, StoreError, written
+from tianji_mw.callbacks.metrics.tally import SUM
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

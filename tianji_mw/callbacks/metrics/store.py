@@ -20,8 +20,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tianji_mw.callbacks.prometheus_metrics import Catalogue, Metric
-from tianji_mw.callbacks.prometheus_tally import Labels, Tally
+from tianji_mw.callbacks.metrics.catalogue import Catalogue, Metric
+from tianji_mw.callbacks.metrics.tally import Labels, Tally
 
 #: Seconds that a write waits for those of other processes.
 _BUSY_S: Final = 5.0
