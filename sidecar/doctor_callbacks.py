@@ -34,7 +34,7 @@ async def _try_all(destinations: list[Destination]) -> list[Finding]:
 
 
 async def _try(destination: Destination, runtime: Runtime) -> Finding:
-    from tianji_mw.callbacks.sample import sample_record
+    from tianji_mw.callbacks.record.sample import sample_record
 
     callback, name = destination.callback, destination.name
     record = sample_record(runtime, "call" if destination.takes_calls else "alert")

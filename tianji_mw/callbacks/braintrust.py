@@ -13,10 +13,10 @@ from urllib.parse import quote, urlsplit
 import orjson
 from pydantic import PrivateAttr
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks._groups import ODD, Delivery, Item, Limits, built, groups, joined
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.braintrust_events import events_of
+from tianji_mw.callbacks.record import content
 from tianji_mw.callbacks.service import HttpCallback
 
 #: Older gateways of theirs take 6 MB.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from tianji_mw.apis.base import JSON
-from tianji_mw.callbacks import content
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 #: Of a request's metadata: these name things, and are no metadata themselves.

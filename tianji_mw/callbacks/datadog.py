@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Final
 import orjson
 from pydantic import Field
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks._groups import Delivery, Item, Limits, built, groups, joined
 from tianji_mw.callbacks.base import Record
 from tianji_mw.callbacks.datadog_shared import DatadogCallback, tags_of
+from tianji_mw.callbacks.record import content
 
 #: Entries and uncompressed bytes of a request, without the brackets.
 _LIMITS: Final = Limits(1000, 5_000_000 - 2)

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Final
 import orjson
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks._groups import Delivery, Item, Limits, built, groups, joined
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.datadog_shared import DatadogCallback, tags_of
 from tianji_mw.callbacks.datadog_spans import Shape, spans_of
+from tianji_mw.callbacks.record import content
 
 _PATH: Final = "/api/intake/llm-obs/v1/trace/spans"
 #: How an agent passes a request on to a host of Datadog's.

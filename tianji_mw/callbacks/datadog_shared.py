@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from tianji_mw.callbacks import content
+from tianji_mw.callbacks.record import content
 from tianji_mw.callbacks.service import HttpCallback
 from tianji_mw.errors import SetupError
 from tianji_mw.records import Record

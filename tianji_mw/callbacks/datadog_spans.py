@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from tianji_mw.callbacks import content
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 #: Kinds of the APIs; the others are `llm`.

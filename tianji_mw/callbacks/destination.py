@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from tianji_mw.callbacks.base import Callback
-from tianji_mw.callbacks.redaction import without_content, without_key_info
-from tianji_mw.callbacks.trace_context import trace_context
+from tianji_mw.callbacks.record.redaction import without_content, without_key_info
+from tianji_mw.callbacks.record.trace_context import trace_context
 from tianji_mw.outbox import Delivery, OnFailure
 from tianji_mw.records import Record
 from tianji_mw.tags import tags_of

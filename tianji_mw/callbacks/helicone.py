@@ -19,9 +19,9 @@ from tianji_mw.callbacks._groups import ODD, Delivery
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.helicone_headers import proxy_headers
 from tianji_mw.callbacks.helicone_log import log_of, upstream_of
-from tianji_mw.callbacks.redaction import without_content
+from tianji_mw.callbacks.record.redaction import without_content
+from tianji_mw.callbacks.record.wishes import Wishes
 from tianji_mw.callbacks.service import HttpCallback
-from tianji_mw.callbacks.wishes import Wishes
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call

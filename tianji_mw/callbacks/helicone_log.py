@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from tianji_mw.apis.base import JSON
-from tianji_mw.callbacks import content
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 #: Where a call of an API goes, and the field that holds what was asked.

@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from tianji_mw import redact
 from tianji_mw.alerts import Alert
-from tianji_mw.callbacks import content, langfuse_batch
+from tianji_mw.callbacks import langfuse_batch
 from tianji_mw.callbacks._groups import Delivery, Item, built, groups, joined
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.otlp import genai
@@ -24,6 +24,7 @@ from tianji_mw.callbacks.otlp.exporter import Answered, Headers, OtlpCallback, o
 from tianji_mw.callbacks.otlp.langfuse_attributes import Observation, attributes_of, observation_of, trace_attributes
 from tianji_mw.callbacks.otlp.sampling import in_sample
 from tianji_mw.callbacks.otlp.spans import ERROR, Attributes, Span, spans_of
+from tianji_mw.callbacks.record import content
 from tianji_mw.callbacks.service import is_address
 from tianji_mw.errors import SetupError
 from tianji_mw.redact import Secret

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import orjson
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks._groups import Limits
 from tianji_mw.callbacks.otlp.langfuse_attributes import Observation, iso, observation_of
 from tianji_mw.callbacks.otlp.limits import json_text
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 #: 3.5 MB of a request, less what stands around the events.

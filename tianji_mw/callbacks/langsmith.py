@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks._groups import Delivery, Item, Limits, built, groups, joined
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.langsmith_runs import Naming, runs_of
+from tianji_mw.callbacks.record import content
 from tianji_mw.callbacks.service import HttpCallback
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime

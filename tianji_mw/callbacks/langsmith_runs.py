@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from tianji_mw.apis.base import JSON
-from tianji_mw.callbacks import content
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 #: `YYYYMMDDTHHMMSSffffffZ` and an id.

@@ -17,11 +17,11 @@ import orjson
 from tianji_mw.call import Call
 from tianji_mw.callbacks.base import Callback
 from tianji_mw.callbacks.destination import Choice, Destination
-from tianji_mw.callbacks.finish import Finisher
-from tianji_mw.callbacks.record import RecordRules
-from tianji_mw.callbacks.snapshot import ContentRules, snapshot
-from tianji_mw.callbacks.trace_context import TraceContext, current_span, outgoing, trace_context
-from tianji_mw.callbacks.wishes import Wishes
+from tianji_mw.callbacks.record.finish import Finisher
+from tianji_mw.callbacks.record.payload import RecordRules
+from tianji_mw.callbacks.record.snapshot import ContentRules, snapshot
+from tianji_mw.callbacks.record.trace_context import TraceContext, current_span, outgoing, trace_context
+from tianji_mw.callbacks.record.wishes import Wishes
 from tianji_mw.driver import LayerOptions, LLMMiddleware
 from tianji_mw.errors import SetupError
 from tianji_mw.journal import Journal

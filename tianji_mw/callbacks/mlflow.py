@@ -17,12 +17,12 @@ import orjson
 from pydantic import Field, PrivateAttr
 
 from tianji_mw import redact
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.mlflow_runs import Totals
 from tianji_mw.callbacks.otlp import mlflow_attributes
 from tianji_mw.callbacks.otlp.exporter import Answered, Group, Headers, OtlpCallback
 from tianji_mw.callbacks.otlp.spans import Attributes, Span
+from tianji_mw.callbacks.record import content
 from tianji_mw.callbacks.service import is_address
 from tianji_mw.errors import SetupError
 from tianji_mw.redact import Secret

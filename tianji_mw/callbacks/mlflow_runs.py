@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks.otlp.spans import model_of
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 #: Models with sums of their own; the rest is `other`. A batch takes 1,000 metrics.

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks.base import Record
 from tianji_mw.callbacks.otlp import openinference
 from tianji_mw.callbacks.otlp.exporter import Headers, OtlpCallback
 from tianji_mw.callbacks.otlp.spans import Attributes, Span
+from tianji_mw.callbacks.record import content
 from tianji_mw.redact import Secret
 
 #: Of a key's or a team's metadata; the first one wins.

@@ -1,6 +1,6 @@
 """Stores records in Amazon S3, or what speaks its API (MinIO, R2, Ceph, ...), over boto3. LiteLLM's `s3_v2` and `s3`.
 
-Sources: API reference of Amazon S3, "PutObject" and "Error responses". Names of objects: `objects_keys`.
+Sources: API reference of Amazon S3, "PutObject" and "Error responses". Names of objects: `objects/keys.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from tianji_mw.callbacks import s3_answers as answers
 from tianji_mw.callbacks.aws import THREADS, AwsLogin, client, login_aliases, renewed
-from tianji_mw.callbacks.objects import ObjectCallback, PutFailed, Stored
+from tianji_mw.callbacks.objects.base import ObjectCallback, PutFailed, Stored
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
 

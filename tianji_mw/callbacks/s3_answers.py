@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tianji_mw.callbacks.objects import PutFailed
+from tianji_mw.callbacks.objects.base import PutFailed
 
 #: The object is wrong, and will be wrong again.
 REFUSED: Final = frozenset({"InvalidArgument", "InvalidDigest", "InvalidRequest", "KeyTooLongError", "MalformedXML"})

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tianji_mw.callbacks.base64_cut import DEFAULT_KEPT
-from tianji_mw.callbacks.record import RecordRules
-from tianji_mw.callbacks.snapshot import ContentRules
-from tianji_mw.callbacks.wishes import Wishes
+from tianji_mw.callbacks.record.base64_cut import DEFAULT_KEPT
+from tianji_mw.callbacks.record.payload import RecordRules
+from tianji_mw.callbacks.record.snapshot import ContentRules
+from tianji_mw.callbacks.record.wishes import Wishes
 
 if TYPE_CHECKING:
     from tianji_mw.config.settings import Settings

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 from pydantic import Field, PrivateAttr
 
 from tianji_mw.errors import MissingExtra
+from tianji_mw.hush import hush
 from tianji_mw.redact import Secret
 from tianji_mw.secrets.aws_answers import CLOCK, STALE, code_of, failure, refusal
 from tianji_mw.secrets.base import (
@@ -26,7 +27,6 @@ from tianji_mw.secrets.base import (
     StoreMisconfigured,
     text_of,
 )
-from tianji_mw.secrets.hush import hush
 from tianji_mw.secrets.reference import Reference
 
 _CONNECT_S: Final = 5.0

@@ -16,8 +16,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from tianji_mw.errors import UnresolvedReference
+from tianji_mw.hush import THREADS
 from tianji_mw.redact import Secret
-from tianji_mw.secrets.hush import THREADS
 
 if TYPE_CHECKING:
     from tianji_mw.secrets.reference import Reference

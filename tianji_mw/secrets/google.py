@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 from pydantic import Field, PrivateAttr
 
 from tianji_mw.errors import MissingExtra
+from tianji_mw.hush import hush
 from tianji_mw.redact import Secret
 from tianji_mw.secrets.base import (
     BlockingStore,
@@ -30,7 +31,6 @@ from tianji_mw.secrets.base import (
     StoreUnreachable,
     text_of,
 )
-from tianji_mw.secrets.hush import hush
 
 if TYPE_CHECKING:
     from tianji_mw.secrets.reference import Reference

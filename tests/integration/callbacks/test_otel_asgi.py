@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 
 from tests.support.records import a_payload, a_record
 from tianji_mw.callbacks.otlp.spans import spans_of
-from tianji_mw.callbacks.trace_context import TraceContext, current_span, outgoing, trace_context
+from tianji_mw.callbacks.record.trace_context import TraceContext, current_span, outgoing, trace_context
 from tianji_mw.headers import RequestHeaders
 
 CALL = "019a0c5f-1111-7222-8333-944455556666"

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.records import a_failure, a_payload, a_record
-from tianji_mw.callbacks import content
-from tianji_mw.callbacks.redaction import without_content
+from tianji_mw.callbacks.record import content
+from tianji_mw.callbacks.record.redaction import without_content
 from tianji_mw.records import Record
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}

@@ -12,7 +12,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from tests.support.records import START, a_record
 from tianji_mw.callbacks.base import NotDelivered, Record
-from tianji_mw.callbacks.objects import ObjectCallback, PutFailed, Stored
+from tianji_mw.callbacks.objects.base import ObjectCallback, PutFailed, Stored
 from tianji_mw.errors import MissingExtra
 from tianji_mw.runtime import Runtime
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.records import START, a_failure, a_record
-from tianji_mw.callbacks import objects_parquet
 from tianji_mw.callbacks.base import Record
-from tianji_mw.callbacks.objects_build import Builder, readable
-from tianji_mw.callbacks.objects_cut import MARK, without_files
+from tianji_mw.callbacks.objects import parquet as objects_parquet
+from tianji_mw.callbacks.objects.build import Builder, readable
+from tianji_mw.callbacks.objects.cut import MARK, without_files
 
 JSON_VALUES = st.recursive(
     st.none()

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.records import a_record
-from tianji_mw.callbacks import objects_keys as keys
 from tianji_mw.callbacks.base import Record
+from tianji_mw.callbacks.objects import keys
 
 #: Any text that JSON can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)

@@ -10,7 +10,7 @@ import pytest
 from tests.support.records import a_failure, a_payload, a_record
 from tianji_mw.callbacks.otlp import encode, openinference
 from tianji_mw.callbacks.otlp.spans import ERROR, OK, spans_of
-from tianji_mw.callbacks.redaction import MARKER, without_content
+from tianji_mw.callbacks.record.redaction import MARKER, without_content
 from tianji_mw.records import Record
 
 

@@ -49,10 +49,10 @@ def test_litellms_settings_are_ours() -> None:
     assert "sec" not in repr(made).replace("secret_access_key", "")
 
 
-def test_defaults_are_litellms() -> None:
+def test_defaults() -> None:
     made = S3(bucket="b")
     assert (made.layout, made.partition, made.format, made.batch_size) == ("records", "day", "jsonl", 512)
-    assert (made.flush_interval_s, made.concurrent_uploads, made.upload_timeout_s) == (10, 16, 30)
+    assert (made.flush_interval_s, made.concurrent_uploads, made.upload_timeout_s) == (5, 16, 30)
     assert not made.prompts_only
 
 

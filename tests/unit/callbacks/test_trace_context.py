@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tianji_mw.callbacks.trace_context import (
+from tianji_mw.callbacks.record.trace_context import (
     Parent,
     TraceContext,
     current_span,
@@ -125,7 +125,7 @@ def test_current_span_of_opentelemetry() -> None:
 
 def test_opentelemetry_is_not_imported_for_it() -> None:
     code = (
-        "import sys; from tianji_mw.callbacks.trace_context import current_span; assert current_span() is None;"
+        "import sys; from tianji_mw.callbacks.record.trace_context import current_span; assert current_span() is None;"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

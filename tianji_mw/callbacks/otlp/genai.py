@@ -24,7 +24,7 @@ from tianji_mw.callbacks.otlp.spans import (
     ours_of,
     text_of,
 )
-from tianji_mw.callbacks.redaction import MARKER
+from tianji_mw.callbacks.record.redaction import MARKER
 
 Found = dict[str, Value]
 

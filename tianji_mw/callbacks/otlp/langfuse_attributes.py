@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks.otlp.limits import json_text
 from tianji_mw.callbacks.otlp.spans import Value, model_of, name_of, ours_of, parent_of, span_id_of, trace_id_of
-from tianji_mw.callbacks.redaction import MARKER
+from tianji_mw.callbacks.record import content
+from tianji_mw.callbacks.record.redaction import MARKER
 from tianji_mw.records import Record
 
 #: Of a user's and a session's id; Langfuse drops longer ones.

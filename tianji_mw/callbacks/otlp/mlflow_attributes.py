@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import orjson
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks.otlp import genai
 from tianji_mw.callbacks.otlp.limits import cut, json_text
 from tianji_mw.callbacks.otlp.spans import ERROR, OK, UNSET, Span, Value, call_times, model_of, ours_of
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 _TYPES: Final[Mapping[str, str]] = {

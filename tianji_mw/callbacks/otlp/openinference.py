@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import orjson
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks.otlp import genai, messages
 from tianji_mw.callbacks.otlp.limits import json_text
 from tianji_mw.callbacks.otlp.spans import OK, UNSET, Attributes, Span, Value, model_of, ours_of
-from tianji_mw.callbacks.redaction import MARKER
+from tianji_mw.callbacks.record import content
+from tianji_mw.callbacks.record.redaction import MARKER
 from tianji_mw.records import Record
 
 Found = dict[str, Value]

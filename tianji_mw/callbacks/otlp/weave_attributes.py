@@ -5,9 +5,9 @@ Source: Weave's OpenTelemetry documentation, LiteLLM's `weave_otel` callback.
 
 from __future__ import annotations
 
-from tianji_mw.callbacks import content
 from tianji_mw.callbacks.otlp import genai, openinference
 from tianji_mw.callbacks.otlp.spans import Attributes, Span, Value, model_of
+from tianji_mw.callbacks.record import content
 from tianji_mw.records import Record
 
 

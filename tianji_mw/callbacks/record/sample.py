@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from tianji_mw.alerts import Alert
-from tianji_mw.callbacks.record import RecordRules, record_of
+from tianji_mw.callbacks.record.payload import RecordRules, record_of
 from tianji_mw.records import Record, RecordKind
 
 if TYPE_CHECKING:

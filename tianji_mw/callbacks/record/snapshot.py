@@ -1,6 +1,6 @@
 """What is written down of a call at its end, in its path: facts, the bytes of the request and those of the answer.
 
-It is as little work as possible: `record.py` makes the record of it when it is delivered. What is redacted for all
+It is as little work as possible: `payload.py` makes the record of it when it is delivered. What is redacted for all
 destinations is not in it.
 
     facts    u32 length and JSON
@@ -20,9 +20,9 @@ import orjson
 
 from tianji_mw import redact
 from tianji_mw.apis.base import JSON
-from tianji_mw.callbacks.base64_cut import DEFAULT_KEPT, holds_base64, shortened
-from tianji_mw.callbacks.guardrail_info import guardrail_information
-from tianji_mw.callbacks.trace_context import TraceContext
+from tianji_mw.callbacks.record.base64_cut import DEFAULT_KEPT, holds_base64, shortened
+from tianji_mw.callbacks.record.guardrail_info import guardrail_information
+from tianji_mw.callbacks.record.trace_context import TraceContext
 from tianji_mw.errors import TianjiError, UpstreamError
 from tianji_mw.kept import Kept
 from tianji_mw.redact import SECRET_HEADERS

@@ -13,11 +13,11 @@ import orjson
 
 from tianji_mw.apis.assemble import assemble, first_content
 from tianji_mw.apis.base import JSON
-from tianji_mw.callbacks.base64_cut import DEFAULT_KEPT, holds_base64, shortened
-from tianji_mw.callbacks.redaction import without_content, without_error_text, without_key_info
-from tianji_mw.callbacks.snapshot import Snapshot, apart
-from tianji_mw.callbacks.trace_context import TraceContext, trace_of
-from tianji_mw.callbacks.who import metadata_of
+from tianji_mw.callbacks.record.base64_cut import DEFAULT_KEPT, holds_base64, shortened
+from tianji_mw.callbacks.record.redaction import without_content, without_error_text, without_key_info
+from tianji_mw.callbacks.record.snapshot import Snapshot, apart
+from tianji_mw.callbacks.record.trace_context import TraceContext, trace_of
+from tianji_mw.callbacks.record.who import metadata_of
 from tianji_mw.records import Record
 
 #: LiteLLM's names of what was called.

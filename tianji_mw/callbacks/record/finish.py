@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tianji_mw.callbacks.record import RecordRules, record_of
+from tianji_mw.callbacks.record.payload import RecordRules, record_of
 from tianji_mw.journal import Entry
 from tianji_mw.records import Record
 

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from tianji_mw.callbacks import objects_keys as keys
-from tianji_mw.callbacks.objects_cut import prompts_only, without_files
+from tianji_mw.callbacks.objects import keys
+from tianji_mw.callbacks.objects.cut import prompts_only, without_files
 from tianji_mw.records import Record
 
 Format = Literal["jsonl", "parquet"]
@@ -117,7 +117,7 @@ class Builder:
         return prompts_only(data) if self._no_answers else data
 
     def _table(self, records: list[Record]) -> bytes:
-        from tianji_mw.callbacks.objects_parquet import table
+        from tianji_mw.callbacks.objects.parquet import table
 
         return table([(record.id, self._data(record)) for record in records], self._packing)
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tianji_mw.callbacks.base import Callback, NotDelivered
-from tianji_mw.callbacks.objects_build import Builder, Stored, readable
-from tianji_mw.callbacks.objects_keys import Layout, Partition, ended
+from tianji_mw.callbacks.objects.build import Builder, Stored, readable
+from tianji_mw.callbacks.objects.keys import Layout, Partition, ended
 from tianji_mw.errors import MissingExtra
 from tianji_mw.records import Record
 from tianji_mw.runtime import Runtime
