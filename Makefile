@@ -1,5 +1,5 @@
 # Two commands do all the set-up: `make run` and `make test`. Both work on a fresh Debian or Ubuntu with Python 3.11+.
-# System packages are installed by the targets that need them: python3-venv (if missing), nodejs and npm (test),
+# System packages are installed by the targets that need them: python3-venv (if missing); nodejs, npm, prometheus (test),
 # nginx-light, wrk and gcc (bench), gcc, g++ and cmake (run-llm).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -23,7 +23,7 @@ run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network ne
 run-llm: $(VENV)/.sidecar $(VENV)/.llm ## the same in front of a small real model on the CPU
 	PORT=$(PORT) ADMIN_PORT=$(ADMIN_PORT) $(BIN)/python examples/small_model/serve.py
 
-test: $(VENV)/.test node emulators lint ## everything
+test: $(VENV)/.test node emulators prometheus lint ## everything
 	$(PYTEST) -n 2 --dist loadgroup
 
 test-fast: $(VENV)/.test ## the part without servers and foreign SDKs, under a minute
@@ -56,11 +56,17 @@ bench-tools:
 	@command -v wrk >/dev/null && command -v nginx >/dev/null && command -v cc >/dev/null || \
 	  ($(APT) update -qq && $(APT) install -y -qq wrk nginx-light gcc libc6-dev)
 
-node: tests/interop/node/node_modules/.package-lock.json
-tests/interop/node/node_modules/.package-lock.json: tests/interop/node/package-lock.json
+NODE := tests/interop/node tests/integration/callbacks/azurite
+node: $(NODE:%=%/node_modules/.package-lock.json)
+%/node_modules/.package-lock.json: %/package-lock.json
 	@command -v npm >/dev/null || ($(APT) update -qq && $(APT) install -y -qq nodejs npm)
-	npm ci --silent --no-audit --no-fund --prefix tests/interop/node
+	npm ci --silent --no-audit --no-fund --prefix $*
 	@touch $@
+
+.PHONY: prometheus
+prometheus:
+	@command -v prometheus >/dev/null || ($(APT) update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq --no-install-recommends prometheus)
 
 # Servers that pin packages of their own have an environment each.
 emulators: .tools/ministack/.ready .tools/mlflow/.ready .tools/phoenix/.ready
@@ -105,4 +111,4 @@ $(VENV)/.llm: | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .tools tests/benchmarks/out tests/interop/node/node_modules .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .tools tests/benchmarks/out $(NODE:%=%/node_modules) .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Keeps an SDK from writing what a store answered into its own DEBUG log, as botocore does, bodies and all.
 
-Only for the threads of our stores: what the rest of the process does with the same SDK stays visible.
+Only for threads of ours: what the rest of the process does with the same SDK stays visible.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-#: How the threads of `BlockingStore` are called.
-THREADS: Final = "tianji-secrets"
+#: How names of our threads begin, and of those of `BlockingStore`.
+_OURS: Final = "tianji-"
+THREADS: Final = f"{_OURS}secrets"
 
 
 class _Hush(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.DEBUG or not (record.threadName or "").startswith(THREADS)
+        return record.levelno > logging.DEBUG or not (record.threadName or "").startswith(_OURS)
 
 
 def hush(package: str) -> None:

@@ -7,7 +7,6 @@ list, at the first request; its sessions renew themselves. boto3's own retries a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel, Field
 
 from tianji_mw.errors import MissingExtra, SetupError
+from tianji_mw.hush import hush
 from tianji_mw.redact import Secret
 
 #: How threads are called in which clients work: botocore's DEBUG log, with bodies and tokens, is off there.
@@ -102,7 +102,8 @@ def client(
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
-    _hush()
+    for package in ("boto3", "botocore"):
+        hush(package)
     settings = Config(
         connect_timeout=min(_CONNECT_S, timeout_s),
         read_timeout=timeout_s,
@@ -124,7 +125,7 @@ def client(
         raise SetupError(
             f"{title}: the AWS settings are not valid ({type(error).__name__}); check region, profile and endpoint."
         ) from None
-    _hush()  # modules that came with the client have loggers of their own
+    hush("botocore")  # modules that came with the client have loggers of their own
     return made
 
 
@@ -251,16 +252,3 @@ def _verify(value: bool | str | None) -> bool | str | None:
     """What boto3 takes: a text that says yes or no is no path."""
     said = {"true": True, "false": False, "": None}
     return said.get(value.strip().lower(), value) if isinstance(value, str) else value
-
-
-class _Hush(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.DEBUG or not (record.threadName or "").startswith(THREADS)
-
-
-def _hush() -> None:
-    """Silence botocore's DEBUG log in our threads. What the rest of the process does with it stays visible."""
-    for name in [n for n in logging.root.manager.loggerDict if n.partition(".")[0] in ("boto3", "botocore")]:
-        logger = logging.getLogger(name)
-        if not any(isinstance(found, _Hush) for found in logger.filters):
-            logger.addFilter(_Hush())
