@@ -49,6 +49,8 @@ class Delivery:
     max_batch_bytes: int = 4 << 20
     flush_interval_s: float = 5.0
     concurrency: int = 1
+    #: Nothing new goes before what has failed.
+    ordered: bool = False
     timeout_s: float = 30.0
     on_failure: OnFailure = "spool"
     max_retries: int = 5
@@ -198,7 +200,7 @@ class Outbox:
 
     def _ripe_in(self, now: int) -> float:
         """Seconds until new records shall go; below zero: now."""
-        if not self._place.waiting:
+        if not self._place.waiting or (self.delivery.ordered and self._again):
             return float("inf")
         if self._hurry or self._full:
             return 0.0
@@ -247,7 +249,8 @@ class Outbox:
         if batch:
             taken = set(batch)
             self._again = [item for item in self._again if item not in taken]
-        room = delivery.batch_size - len(batch)
+        batch.sort(key=lambda item: item.position)
+        room = 0 if delivery.ordered and batch else delivery.batch_size - len(batch)
         if room > 0 and size < delivery.max_batch_bytes and len(self._again) <= delivery.batch_size:
             found = await self._journal.read(self._place, room, delivery.max_batch_bytes - size)
             for at, (position, entry) in enumerate(found, 1):

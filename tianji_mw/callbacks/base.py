@@ -64,6 +64,11 @@ class Callback(BaseModel):
             raise ValueError(f"'{twice[0]}' and '{cls.aliases[twice[0]]}' are the same setting; write one of them")
         return {cls.aliases.get(name, name): value for name, value in fields.items()}
 
+    @property
+    def ordered(self) -> bool:
+        """Whether nothing may go before a record that failed; one write is open at a time then."""
+        return False
+
     async def start(self, runtime: Runtime) -> None:
         """Open what the destination needs; raise SetupError to stop the start."""
 

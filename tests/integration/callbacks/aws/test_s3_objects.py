@@ -18,7 +18,7 @@ from tests.support.records import START, a_record
 from tests.support.s3_store import REGION, Make, boto, download, stored
 from tianji_mw.callbacks.base import NotDelivered, Record
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("callbacks-s3")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("callbacks-aws")]
 
 
 async def test_each_record_is_one_object_of_litellms_name(server: Running, bucket: str, make: Make) -> None:

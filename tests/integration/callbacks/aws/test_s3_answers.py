@@ -16,7 +16,7 @@ from tests.support.records import a_record
 from tests.support.s3_store import OK, REGION, Make, xml
 from tianji_mw.callbacks.base import NotDelivered
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("callbacks-s3")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("callbacks-aws")]
 
 
 async def test_no_bucket_keeps_every_record_and_is_not_asked_for_each(make: Make) -> None:

@@ -23,7 +23,7 @@ from tianji_mw.errors import MissingExtra, SetupError
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("callbacks-s3")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("callbacks-aws")]
 
 
 async def test_names_that_need_escapes_are_signed_as_they_are_sent(tmp_path: Path) -> None:
