@@ -153,7 +153,8 @@ CALLBACKS_LATER: Final = _names("""
     sentry posthog lunary logfire opik argilla galileo literalai lago openmeter supabase humanloop athina promptlayer
     traceloop levo agentops deepeval cloudzero vantage focus azure_sentinel datadog_cost_management prometheus_system
     dynamic_rate_limiter dynamic_rate_limiter_v3 parallel_request_limiter batch_redis_requests greenscale gitlab
-    rubrik sumologic qualifire_eval ramp dotprompt bitbucket anthropic_cache_control_hook vector_store_pre_call_hook websearch_interception
+    rubrik sumologic qualifire_eval ramp
+    dotprompt bitbucket anthropic_cache_control_hook vector_store_pre_call_hook websearch_interception
 """)
 
 #: Params of OpenAI's APIs; in `params` they are defaults for the deployment.
