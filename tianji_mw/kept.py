@@ -27,8 +27,8 @@ class Kept:
         self.size = 0
         #: Bytes that were too many.
         self.left_out = 0
-        #: When the first bodies left, in nanoseconds of the clock.
-        self.times: list[int] = []
+        #: When the first bodies left, in nanoseconds of the clock, and how many bytes had left then.
+        self.times: list[tuple[int, int]] = []
 
     def start(self, form: Form, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """An answer begins."""
@@ -36,9 +36,9 @@ class Kept:
 
     def take(self, body: bytes, now: int) -> None:
         """A part of it leaves."""
-        if len(self.times) < _TIMED:
-            self.times.append(now)
         self.size += len(body)
+        if len(self.times) < _TIMED:
+            self.times.append((now, self.size))
         if self.form == "opaque" or self.size > self.most:
             self.left_out += len(body)
         else:

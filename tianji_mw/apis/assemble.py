@@ -5,7 +5,7 @@ Total: events that are none of the API's are left out, and a stream that broke o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import orjson
@@ -25,24 +25,36 @@ def assemble(api: str, raw: bytes) -> dict[str, JSON] | None:
 
 
 def _events(raw: bytes) -> Events:
+    return map(_read, _split(raw))
+
+
+def _split(raw: bytes) -> Iterator[bytes]:
     splitter = sse.Splitter(max(len(raw), 1) + 4)
-    for event in (*splitter.feed(raw), splitter.finish() or b""):
-        name, payload = sse.parse(event)
-        try:
-            data = orjson.loads(payload) if payload else None
-        except orjson.JSONDecodeError:
-            data = None
-        yield name, data if isinstance(data, dict) else {}
+    yield from splitter.feed(raw)
+    yield splitter.finish() or b""
+
+
+def _read(event: bytes) -> tuple[str, dict[str, JSON]]:
+    """The event's name and content; nothing for what is no JSON object."""
+    name, payload = sse.parse(event)
+    try:
+        data = orjson.loads(payload) if payload else None
+    except orjson.JSONDecodeError:
+        data = None
+    return name, data if isinstance(data, dict) else {}
 
 
 def first_content(api: str, raw: bytes) -> int:
-    """Which event of the stream, counted from 0, is the first with content; 0 where none is."""
+    """How many bytes of the stream are there when its first content is; 0 where there is none."""
     from tianji_mw import apis
 
     known = next((one for one in apis.ALL if one.name == api), None)
-    for at, (name, data) in enumerate(_events(raw)):
+    size = 0
+    for event in _split(raw):
+        size += len(event)
+        name, data = _read(event)
         if known is not None and known.see(data, name).kind in ("text", "tool", "thinking"):
-            return at
+            return size
     return 0
 
 

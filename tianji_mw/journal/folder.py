@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,8 @@ class Folder:
 
 def prepare(root: Path) -> None:
     """Make the root. Raises SetupError, with the cure, where it cannot be used."""
+    if sys.platform == "win32":
+        raise SetupError("a spool folder needs a POSIX system; set spool_dir: memory")
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = root.stat()

@@ -271,10 +271,9 @@ def _answer_id(response: JSON) -> str | None:
 def _first(taken: Snapshot) -> float:
     """When the first content of a stream left, in seconds since 1970; the answer's first byte where that is unknown."""
     facts = taken.facts
-    times = facts["times"]
-    at = first_content(facts["api"], taken.answer)
-    moment = times[min(at, len(times) - 1)] if times else facts["end"]
-    return float(facts["zero"] + moment / 1e9)
+    size = first_content(facts["api"], taken.answer) or 1
+    times = [moment for moment, sent in facts["times"] if sent >= size] or [facts["first"] or facts["end"]]
+    return float(facts["zero"] + times[0] / 1e9)
 
 
 def _limits(facts: Mapping[str, Any]) -> dict[str, JSON] | None:

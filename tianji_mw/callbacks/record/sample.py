@@ -59,6 +59,6 @@ def _facts(record_id: str, now: float) -> dict[str, Any]:
         "headers": {"user-agent": "tianji-doctor"},
         "attempts": [("test", "test", "tianji", "", 0, 200, None)],
         "form": "whole",
-        "times": [second],
+        "times": [(second, 1)],
         "content": True,
     }
