@@ -15,15 +15,18 @@ import orjson
 import pytest
 import trustme
 
+from tests.integration.callbacks.test_layer import logged
 from tests.support import azure_fake
 from tests.support.azure_fake import CLIENT, SECRET, TENANT, AzureFake
 from tests.support.google_fake import Asked, Fault
 from tests.support.processes import Running, free_port, server
 from tests.support.records import a_failure, a_record
+from tests.support.stack import ANSWER, CHAT, Serve
 from tianji_mw.callbacks.azure_blob import AzureBlob
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
+from tianji_mw.testing import FakeLLM, Reply
 
 pytestmark = pytest.mark.slow
 
@@ -318,3 +321,20 @@ async def test_records_that_are_no_objects_do_not_stop_others(on_azurite: Make, 
     found = await failure(await on_azurite(), [bad, good])
     assert (found.failed, found.refused) == ([], [bad])
     assert list(stored(container).values()) == [good.raw]
+
+
+async def test_from_litellms_yaml_to_the_container(
+    azurite: Running, container: Any, llm: FakeLLM, serve: Serve, tmp_path: Path
+) -> None:
+    llm.replies.append(Reply.json({**ANSWER, "id": "chatcmpl-9"}))
+    env = {
+        "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": KEY,
+        "AZURE_STORAGE_FILE_SYSTEM": container.container_name, "DEFAULT_FLUSH_INTERVAL_SECONDS": "0.05",
+    }  # fmt: skip
+    options = {"azure_storage": {"endpoint_url": f"{azurite.url}/{ACCOUNT}"}}
+    app = await logged(serve, tmp_path, llm.url, {"callbacks": ["azure_storage"]}, env, callback_settings=options)
+    driven = await app.call(CHAT)
+    await app.records()
+    ((name, body),) = stored(container).items()
+    assert name.endswith("/chatcmpl-9.json")
+    assert orjson.loads(body)["litellm_call_id"] == driven.headers["x-request-id"]

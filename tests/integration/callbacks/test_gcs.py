@@ -15,14 +15,17 @@ import orjson
 import pytest
 import trustme
 
+from tests.integration.callbacks.test_layer import logged
 from tests.support import google_fake
 from tests.support.google_fake import Asked, Fault, GoogleFake, error
 from tests.support.processes import Running, free_port, server
 from tests.support.records import a_failure, a_record
+from tests.support.stack import ANSWER, CHAT, Serve
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.gcs import Gcs
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
+from tianji_mw.testing import FakeLLM, Reply
 
 pytestmark = pytest.mark.slow
 
@@ -295,3 +298,16 @@ async def test_a_damaged_object_is_offered_again(on_google: Make, google: Storag
     google.faults = [Fault(200, {"md5Hash": "AAAAAAAAAAAAAAAAAAAAAA=="})]
     record = a_record()
     assert (await failure(gcs, [record])).failed == [record]
+
+
+async def test_from_litellms_yaml_to_the_bucket(
+    store: Running, reader: Any, bucket: str, llm: FakeLLM, serve: Serve, tmp_path: Path
+) -> None:
+    llm.replies.append(Reply.json(ANSWER))
+    env = {"GCS_BUCKET_NAME": f"{bucket}/llm", "STORAGE_EMULATOR_HOST": store.url, "GCS_FLUSH_INTERVAL": "0.05"}
+    app = await logged(serve, tmp_path, llm.url, {"callbacks": ["gcs_bucket"]}, env)
+    driven = await app.call(CHAT)
+    await app.records()
+    (blob,) = reader.list_blobs(bucket)
+    assert re.fullmatch(r"llm/\d{4}-\d\d-\d\d/batch-\d+-[0-9a-f]{8}\.ndjson", blob.name)
+    assert json.loads(blob.download_as_bytes())["litellm_call_id"] == driven.headers["x-request-id"]

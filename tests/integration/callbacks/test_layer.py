@@ -9,6 +9,10 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from tests.support.keep import Keep
 from tests.support.stack import ANSWER, CHAT, STREAM, Serve, stream_of
@@ -60,7 +64,15 @@ class Logged:
         return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
-async def logged(serve: Serve, tmp_path: Path, url: str, settings: dict[str, Any] | None = None, **more: Any) -> Logged:
+async def logged(
+    serve: Serve,
+    tmp_path: Path,
+    url: str,
+    settings: dict[str, Any] | None = None,
+    env: dict[str, str] | None = None,
+    **more: Any,
+) -> Logged:
+    """A gateway in front of `url`, whose calls are logged as the settings say; without them, to a file."""
     params = {"model": "openai/gpt-4o-2024", "api_base": f"{url}/v1", "api_key": "sk-provider-0123456789"}
     config = {
         "model_list": [{"model_name": "gpt-4o", "litellm_params": params}],
@@ -68,7 +80,7 @@ async def logged(serve: Serve, tmp_path: Path, url: str, settings: dict[str, Any
         "callback_settings": {KEEP: {"path": str(tmp_path / "Keep.jsonl")}},
         **more,
     }
-    app = compose(loads(orjson.dumps(config).decode(), env={}), env={}).app
+    app = compose(loads(orjson.dumps(config).decode(), env=env or {}), env=env or {}).app
     await serve(app)
     return Logged(app, tmp_path)
 
@@ -380,3 +392,22 @@ async def test_it_may_be_built_in_python(llm: FakeLLM, serve: Serve, tmp_path: P
     await serve(app)
     await drive(app, CHAT)
     assert len(await Logged(app, tmp_path).records()) == 1
+
+
+async def test_an_app_of_ones_own_is_logged_too(serve: Serve, tmp_path: Path) -> None:
+    async def chat(request: Request) -> Response:
+        asked = await request.json()
+        if asked.get("stream"):
+            return StreamingResponse(iter(stream_of("Hel", "lo")), media_type="text/event-stream")
+        return JSONResponse({**ANSWER, "id": "mine"})
+
+    wrapped = Starlette(routes=[Route("/api/v1/chat/completions", chat, methods=["POST"])])
+    app = Callbacks(wrapped, callbacks=[Keep(path=tmp_path / "Keep.jsonl")], spool=tmp_path / "spool")
+    await serve(app)
+    own = Logged(app, tmp_path)
+    await own.call(CHAT, path="/api/v1/chat/completions")
+    await own.call(STREAM, path="/api/v1/chat/completions")
+    plain, streamed = await own.records()
+    assert (plain["id"], plain["total_tokens"], plain["tianji"]["attempts"]) == ("mine", 5, [])
+    assert streamed["response"]["choices"][0]["message"]["content"] == "Hello"
+    assert plain["model_group"] == plain["model"] == "gpt-4o"
