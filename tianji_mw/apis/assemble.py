@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from tianji_mw.apis import sse
-from tianji_mw.apis.base import JSON
+from tianji_mw.apis.base import JSON, Usage
 
 Events = Iterable[tuple[str, dict[str, JSON]]]
 
@@ -56,6 +56,25 @@ def first_content(api: str, raw: bytes) -> int:
         if known is not None and known.see(data, name).kind in ("text", "tool", "thinking"):
             return size
     return 0
+
+
+def usage_in(api: str, raw: bytes, *, events: bool) -> Usage | None:
+    """The usage that an answer tells of, plain or as a stream; None where it tells of none."""
+    from tianji_mw import apis
+
+    known = next((one for one in apis.ALL if one.name == api), None)
+    if known is None or not known.usage_pattern.search(raw):
+        return None
+    if not events:
+        try:
+            return known.usage(orjson.loads(raw))
+        except orjson.JSONDecodeError:
+            return None
+    found: Usage | None = None
+    for event in _split(raw):
+        if known.usage_pattern.search(event) and (usage := known.usage(_read(event)[1])) is not None:
+            found = usage if found is None else found.merged(usage)
+    return found
 
 
 # --- OpenAI chat completions and completions

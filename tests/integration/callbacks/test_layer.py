@@ -19,6 +19,7 @@ from tests.support.stack import ANSWER, CHAT, STREAM, Serve, stream_of
 from tianji_mw.call import Call
 from tianji_mw.callbacks.base import Callback, Record
 from tianji_mw.callbacks.middleware import Callbacks
+from tianji_mw.callbacks.record.snapshot import ContentRules
 from tianji_mw.compose import compose
 from tianji_mw.config import loads
 from tianji_mw.driver import inner_layers
@@ -394,7 +395,8 @@ async def test_it_may_be_built_in_python(llm: FakeLLM, serve: Serve, tmp_path: P
     assert len(await Logged(app, tmp_path).records()) == 1
 
 
-async def test_an_app_of_ones_own_is_logged_too(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [True, False])
+async def test_an_app_of_ones_own_is_logged_too(serve: Serve, tmp_path: Path, content: bool) -> None:
     async def chat(request: Request) -> Response:
         asked = await request.json()
         if asked.get("stream"):
@@ -402,12 +404,14 @@ async def test_an_app_of_ones_own_is_logged_too(serve: Serve, tmp_path: Path) ->
         return JSONResponse({**ANSWER, "id": "mine"})
 
     wrapped = Starlette(routes=[Route("/api/v1/chat/completions", chat, methods=["POST"])])
-    app = Callbacks(wrapped, callbacks=[Keep(path=tmp_path / "Keep.jsonl")], spool=tmp_path / "spool")
+    app = Callbacks(wrapped, callbacks=[Keep(path=tmp_path / "Keep.jsonl")], content=ContentRules(content=content))
     await serve(app)
     own = Logged(app, tmp_path)
     await own.call(CHAT, path="/api/v1/chat/completions")
     await own.call(STREAM, path="/api/v1/chat/completions")
     plain, streamed = await own.records()
-    assert (plain["id"], plain["total_tokens"], plain["tianji"]["attempts"]) == ("mine", 5, [])
-    assert streamed["response"]["choices"][0]["message"]["content"] == "Hello"
+    assert (plain["total_tokens"], plain["tianji"]["attempts"]) == (5, [])
+    if content:
+        assert plain["id"] == "mine"
+        assert streamed["response"]["choices"][0]["message"]["content"] == "Hello"
     assert plain["model_group"] == plain["model"] == "gpt-4o"

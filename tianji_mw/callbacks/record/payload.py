@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import orjson
 
-from tianji_mw.apis.assemble import assemble, first_content
+from tianji_mw.apis.assemble import assemble, first_content, usage_in
 from tianji_mw.apis.base import JSON
 from tianji_mw.callbacks.record.base64_cut import DEFAULT_KEPT, holds_base64, shortened
 from tianji_mw.callbacks.record.redaction import without_content, without_error_text, without_key_info
-from tianji_mw.callbacks.record.snapshot import Snapshot, apart
+from tianji_mw.callbacks.record.snapshot import Snapshot, apart, counted
 from tianji_mw.callbacks.record.trace_context import TraceContext, trace_of
 from tianji_mw.callbacks.record.who import metadata_of
 from tianji_mw.records import Record
@@ -62,7 +62,7 @@ class RecordRules:
 
 def record_of(record_id: str, raw: bytes, rules: RecordRules) -> Record:
     """The record of a snapshot. Raises ValueError for bytes that are none."""
-    taken = apart(raw)
+    taken = _counted(apart(raw))
     request = orjson.loads(taken.request) if taken.request else {}
     data = _payload(taken, request if isinstance(request, dict) else {}, rules)
     if not taken.facts["content"]:
@@ -72,6 +72,16 @@ def record_of(record_id: str, raw: bytes, rules: RecordRules) -> Record:
     if not rules.error_messages:
         data = without_error_text(data)
     return Record.of(record_id, data)
+
+
+def _counted(taken: Snapshot) -> Snapshot:
+    """With the usage that stands in the answer, where no layer has read it: in an app of somebody's own."""
+    facts = taken.facts
+    if facts["usage"][5] == "none" and taken.answer:
+        found = usage_in(facts["api"], taken.answer, events=facts["form"] == "sse")
+        if found is not None:
+            facts["usage"] = counted(found)
+    return taken
 
 
 def _payload(taken: Snapshot, request: Mapping[str, JSON], rules: RecordRules) -> dict[str, JSON]:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from tianji_mw import redact
-from tianji_mw.apis.base import JSON
+from tianji_mw.apis.assemble import usage_in
+from tianji_mw.apis.base import JSON, Usage
 from tianji_mw.callbacks.record.base64_cut import DEFAULT_KEPT, holds_base64, shortened
 from tianji_mw.callbacks.record.guardrail_info import guardrail_information
 from tianji_mw.callbacks.record.trace_context import TraceContext
@@ -84,6 +85,9 @@ def snapshot(call: Call, rules: ContentRules, *, content: bool) -> bytes:
     request = _asked(call, rules, facts) if content else _unsaid(call)
     answer = _answered(call.kept, rules, facts) if content and call.kept is not None else b""
     facts["content"] = content
+    if not content and call.usage.source == "none" and call.kept is not None and call.kept.bodies:
+        found = usage_in(call.api.name, b"".join(call.kept.bodies), events=call.kept.form == "sse")
+        facts["usage"] = counted(found or call.usage)
     head = orjson.dumps(facts, default=str, option=orjson.OPT_NON_STR_KEYS)
     return b"".join((_LENGTH.pack(len(head)), head, _LENGTH.pack(len(request)), request, answer))
 
@@ -116,10 +120,7 @@ def _facts(call: Call) -> dict[str, JSON]:
         "sent": timings.sent_upstream,
         "first": timings.first_client_byte,
         "end": timings.end,
-        "usage": (
-            usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens,
-            usage.reasoning_tokens, usage.source,
-        ),
+        "usage": counted(usage),
         "headers": {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in call.headers.raw
@@ -144,6 +145,14 @@ def _facts(call: Call) -> dict[str, JSON]:
         if found := [pair for pair in kept.headers if pair[0].startswith(_RATE_LIMIT)]:
             facts["limits"] = {name.decode("latin-1"): value.decode("latin-1") for name, value in found}
     return facts
+
+
+def counted(usage: Usage) -> tuple[JSON, ...]:
+    """Input, output, read from and written to the cache, reasoning; and who counted."""
+    return (
+        usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.reasoning_tokens,
+        usage.source,
+    )  # fmt: skip
 
 
 def _attempt(call: Call, attempt: Attempt) -> tuple[JSON, ...]:
