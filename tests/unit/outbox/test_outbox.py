@@ -314,6 +314,28 @@ async def test_a_dead_destination_holds_a_bounded_number_of_records_in_memory(tm
     await life.end()
 
 
+@pytest.mark.parametrize("mode", ["down", "hangs", "partly"])
+async def test_a_spool_that_is_full_gives_up_the_oldest_and_counts_each(tmp_path: Path, mode: str) -> None:
+    destination = Destination()
+    destination.mode = mode
+    life = Life(tmp_path, destination)
+    life.journal = Journal(tmp_path, segment_bytes=4096, max_bytes=20_000, count=life.runtime.count)
+    outbox = await life.begin()
+    for number in range(200):
+        life.journal.offer(("sink",), str(number), "call", b"x" * 500)
+        life.journal.flush()
+        await asyncio.sleep(0)
+        assert life.balanced(), outbox.report()
+    destination.mode = "ok"
+    await life.until(lambda: not outbox.pending)
+    assert life.balanced()
+    assert outbox.delivered + outbox.dropped["spool_full"] == 200
+    assert outbox.dropped["spool_full"] > 100 or mode == "partly"
+    assert "199" in destination.took
+    assert len(destination.took) == len(set(destination.took)) >= outbox.delivered
+    await life.end()
+
+
 async def test_what_is_left_in_memory_at_the_end_is_counted() -> None:
     destination = Destination()
     destination.mode = "down"
