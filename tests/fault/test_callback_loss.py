@@ -134,7 +134,7 @@ def test_a_destination_that_is_down_at_the_end_gets_everything_at_the_next_start
 def test_a_disk_that_is_full_fails_no_call_and_loses_no_record(tmp_path: Path) -> None:
     """No file may grow beyond 1 MiB (RLIMIT_FSIZE): to a writer that is a disk without room."""
     path = tmp_path / "config.yaml"
-    path.write_text(config(tmp_path, gate=True, max_logged_mb=1))
+    path.write_text(config(tmp_path, gate=True).replace('"path":', '"apart": true, "path":'))
     port, admin = free_port(), free_port()
     command = f"ulimit -f 1024; exec {sys.executable} -m sidecar run -p {port} --admin-port {admin} -c {path}"
     with server(["bash", "-c", command], tmp_path, port=port, admin_port=admin, probe="/health/liveliness") as running:
@@ -146,9 +146,8 @@ def test_a_disk_that_is_full_fails_no_call_and_loses_no_record(tmp_path: Path) -
         until(lambda: callbacks_of(running)["destinations"]["Keep"]["pending"] == 0, 60)
         report = callbacks_of(running)["destinations"]["Keep"]
         metrics = httpx.get(f"{running.admin_url}/metrics").text
-    assert len(answered) == 40
-    assert report["offered"] == 40
-    assert report["delivered"] + sum(report["dropped"].values()) == 40
+    assert (report["offered"], report["delivered"], report["dropped"]) == (40, 40, {})
+    assert {path.stem.removeprefix("kept-") for path in tmp_path.glob("kept-*.json")} == set(answered)
     assert "spool_unwritable" in metrics
 
 

@@ -26,6 +26,18 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def free_ports() -> int:
+    """A port that was free a moment ago, and the one above it too."""
+    while True:
+        port = free_port()
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+        return port
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """A clean environment: no keys of the machine, no proxies."""
     kept = {
@@ -62,7 +74,7 @@ def sidecar(
     tmp_path: Path, config: str | None = None, *args: str, env: Mapping[str, str] | None = None, probe: bool = True
 ) -> Iterator[Running]:
     """`tianji-sidecar run` with this config (None: the embedded demo)."""
-    port, admin = free_port(), free_port()
+    port, admin = free_port(), free_ports()  # a second worker's admin port is the next one
     command = [sys.executable, "-m", "sidecar", "run", "--port", str(port), "--admin-port", str(admin), *args]
     if config is not None:
         path = tmp_path / f"config-{port}.yaml"
