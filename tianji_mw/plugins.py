@@ -12,10 +12,11 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tianji_mw.errors import PluginNotFound
 
@@ -46,6 +47,18 @@ def find(concern: str, name: str, base: type[T]) -> type[T]:
         f"no plugin {name!r} for {concern}: there is no file tianji_mw/{concern}/{name}.py, no entry point {name!r} in "
         f"the group {package!r}, and it is no 'package.module:Class'{hint}"
     )
+
+
+def in_our_names(fields: Any, aliases: Mapping[str, str]) -> Any:
+    """A plugin's settings with other names (`aliases`: theirs -> ours) replaced; what is no mapping stays.
+
+    Raises ValueError for a setting that stands twice.
+    """
+    if not isinstance(fields, dict):
+        return fields
+    if twice := [name for name, field in aliases.items() if name in fields and field in fields]:
+        raise ValueError(f"'{twice[0]}' and '{aliases[twice[0]]}' are the same setting; write one of them")
+    return {aliases.get(name, name): value for name, value in fields.items()}
 
 
 def names(concern: str) -> list[str]:

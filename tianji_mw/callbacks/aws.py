@@ -7,14 +7,17 @@ list, at the first request; its sessions renew themselves. boto3's own retries a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
+from tianji_mw.callbacks.base import Callback
 from tianji_mw.errors import MissingExtra, SetupError
 from tianji_mw.hush import hush
 from tianji_mw.redact import Secret
@@ -74,6 +77,30 @@ class AwsLogin(BaseModel):
     #: False: any certificate will do. A path: the authorities to trust.
     verify: bool | str | None = None
     api_version: str | None = None
+
+
+class AwsCallback(AwsLogin, Callback):
+    """Base of destinations with one client of boto3, which works in threads. No plugin."""
+
+    #: How many requests are open at once.
+    requests_at_once: int = Field(default=4, ge=1, le=64)
+
+    _pool: ThreadPoolExecutor | None = PrivateAttr(default=None)
+    _client: Any = PrivateAttr(default=None)
+
+    async def open(self, service: str, title: str) -> None:
+        """Make the client. Raises SetupError when it cannot be made; nobody is asked yet."""
+        self._pool = ThreadPoolExecutor(self.requests_at_once, thread_name_prefix=f"{THREADS}-{service}")
+        self._client = await asyncio.get_running_loop().run_in_executor(
+            self._pool, lambda: client(service, self, title=title, timeout_s=self.timeout_s)
+        )
+
+    async def aclose(self) -> None:
+        pool, made, self._pool, self._client = self._pool, self._client, None, None
+        if pool is not None:  # not waited for: a thread in a request that nobody reads ends by its timeout
+            pool.shutdown(wait=False, cancel_futures=True)
+        if made is not None:
+            made.close()
 
 
 def login_aliases(prefix: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tianji_mw import plugins
 from tianji_mw.records import NotDelivered, Record, RecordKind
 
 if TYPE_CHECKING:
@@ -58,11 +59,7 @@ class Callback(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _rename(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        if twice := [name for name, field in cls.aliases.items() if name in fields and field in fields]:
-            raise ValueError(f"'{twice[0]}' and '{cls.aliases[twice[0]]}' are the same setting; write one of them")
-        return {cls.aliases.get(name, name): value for name, value in fields.items()}
+        return plugins.in_our_names(fields, cls.aliases)
 
     @property
     def ordered(self) -> bool:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final
 
 import orjson
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks.aws import THREADS, AwsLogin, client, login_aliases, renewed
+from tianji_mw.callbacks.aws import AwsCallback, login_aliases, renewed
 from tianji_mw.callbacks.aws_answers import Answer, asked
-from tianji_mw.callbacks.base import Callback, NotDelivered
+from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.dynamodb_items import Item, item_of, size_of
 from tianji_mw.records import Record
 from tianji_mw.runtime import Runtime
@@ -26,14 +25,14 @@ _MOST_BYTES: Final = 15 << 20
 _DAY_S: Final = 86_400
 
 
-class DynamoDB(AwsLogin, Callback):
+class DynamoDB(AwsCallback):
     """Items in one table, whose key is `id` (text).
 
     >>> DynamoDB(table="llm-logs", region="eu-west-1", ttl_days=90)
     """
 
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **AwsLogin.login_env,
+        **AwsCallback.login_env,
         "endpoint_url": ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"),
     }
     aliases: ClassVar[Mapping[str, str]] = {
@@ -45,26 +44,13 @@ class DynamoDB(AwsLogin, Callback):
     table: str = Field(min_length=3, max_length=1024)
     #: Days after which DynamoDB may delete an item, by its attribute `ttl`; none without it.
     ttl_days: float | None = Field(default=None, gt=0, le=36_500)
-    requests_at_once: int = Field(default=4, ge=1, le=64)
 
-    _pool: ThreadPoolExecutor | None = PrivateAttr(default=None)
-    _client: Any = PrivateAttr(default=None)
     _wall: Any = PrivateAttr(default=None)
 
     async def start(self, runtime: Runtime) -> None:
         """Make the client. Raises SetupError when it cannot be made; the table is not asked yet."""
         self._wall = runtime.wall
-        self._pool = ThreadPoolExecutor(self.requests_at_once, thread_name_prefix=f"{THREADS}-dynamodb")
-        self._client = await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: client("dynamodb", self, title="DynamoDB", timeout_s=self.timeout_s)
-        )
-
-    async def aclose(self) -> None:
-        pool, made, self._pool, self._client = self._pool, self._client, None, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-        if made is not None:
-            made.close()
+        await self.open("dynamodb", "DynamoDB")
 
     async def write(self, batch: Sequence[Record]) -> None:
         if self._client is None:

@@ -9,15 +9,14 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import orjson
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks.aws import THREADS, AwsLogin, client, login_aliases, renewed
+from tianji_mw.callbacks.aws import AwsCallback, login_aliases, renewed
 from tianji_mw.callbacks.aws_answers import Answer, asked
-from tianji_mw.callbacks.base import Callback, NotDelivered
+from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.sqs_messages import Message, Rules, entry_of, message_of, packed
 from tianji_mw.errors import MissingExtra, SetupError
 from tianji_mw.records import Record
@@ -25,14 +24,14 @@ from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime
 
 
-class Sqs(AwsLogin, Callback):
+class Sqs(AwsCallback):
     """Messages in one queue.
 
     >>> Sqs(queue_url="https://sqs.eu-west-1.amazonaws.com/123456789012/llm-logs", region="eu-west-1")
     """
 
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **AwsLogin.login_env,
+        **AwsCallback.login_env,
         "endpoint_url": ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL"),
         "batch_size": ("DEFAULT_SQS_BATCH_SIZE", "DEFAULT_BATCH_SIZE"),
         "flush_interval_s": ("DEFAULT_SQS_FLUSH_INTERVAL_SECONDS",),
@@ -59,8 +58,6 @@ class Sqs(AwsLogin, Callback):
     encryption_key: Secret | None = None
     encryption_aad: str = ""
 
-    _pool: ThreadPoolExecutor | None = PrivateAttr(default=None)
-    _client: Any = PrivateAttr(default=None)
     _rules: Rules = PrivateAttr(default_factory=lambda: Rules(max_bytes=0))
 
     @property
@@ -79,10 +76,7 @@ class Sqs(AwsLogin, Callback):
         self._rules = Rules(
             max_bytes=self.max_message_bytes, no_files=self.strip_base64_files, fifo=self.fifo, key=key, aad=aad
         )
-        self._pool = ThreadPoolExecutor(self.requests_at_once, thread_name_prefix=f"{THREADS}-sqs")
-        self._client = await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: client("sqs", self, title="SQS", timeout_s=self.timeout_s)
-        )
+        await self.open("sqs", "SQS")
 
     def _key(self) -> bytes:
         try:
@@ -96,13 +90,6 @@ class Sqs(AwsLogin, Callback):
         if len(key) != 32:
             raise SetupError("SQS: encryption_key is not 32 bytes in base64; make one with: openssl rand -base64 32")
         return key
-
-    async def aclose(self) -> None:
-        pool, made, self._pool, self._client = self._pool, self._client, None, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-        if made is not None:
-            made.close()
 
     async def write(self, batch: Sequence[Record]) -> None:
         if self._client is None:

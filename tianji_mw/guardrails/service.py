@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from tianji_mw import http
+from tianji_mw import http, plugins
 from tianji_mw.apis.base import JSON
 from tianji_mw.call import Call
 from tianji_mw.errors import SetupError, TianjiError
@@ -141,11 +141,7 @@ class HttpGuardrail(HttpService, Guardrail):
     @model_validator(mode="before")
     @classmethod
     def _rename(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        if twice := [name for name, field in cls.aliases.items() if name in fields and field in fields]:
-            raise ValueError(f"'{twice[0]}' and '{cls.aliases[twice[0]]}' are the same setting; write one of them")
-        return {cls.aliases.get(name, name): value for name, value in fields.items()}
+        return plugins.in_our_names(fields, cls.aliases)
 
     async def check(self, text: str, call: Call) -> Verdict:
         return (await self.judge([Said(text)], "input", call))[0]
