@@ -113,6 +113,8 @@ class Outbox:
         self._settled = asyncio.Event()
         self._reading = asyncio.Lock()
         self._hurry = False
+        #: Records of one write at most: fewer than the settings say while writes take too long.
+        self._most = delivery.batch_size
         self._tasks: list[asyncio.Task[None]] = []
         self._place.on_new, self._place.on_lost = self._new, self._lost
 
@@ -242,7 +244,7 @@ class Outbox:
         size = 0
         for item in self._again:
             size += len(item.record.raw)
-            if len(batch) == delivery.batch_size or (batch and size > delivery.max_batch_bytes):
+            if len(batch) == self._most or (batch and size > delivery.max_batch_bytes):
                 break
             if item.due <= now:
                 batch.append(item)
@@ -250,7 +252,7 @@ class Outbox:
             taken = set(batch)
             self._again = [item for item in self._again if item not in taken]
         batch.sort(key=lambda item: item.position)
-        room = 0 if delivery.ordered and batch else delivery.batch_size - len(batch)
+        room = 0 if delivery.ordered and batch else self._most - len(batch)
         if room > 0 and size < delivery.max_batch_bytes and len(self._again) <= delivery.batch_size:
             found = await self._journal.read(self._place, room, delivery.max_batch_bytes - size)
             for at, (position, entry) in enumerate(found, 1):
@@ -287,6 +289,7 @@ class Outbox:
         except NotDelivered as problem:
             return problem
         except TimeoutError:
+            self._most = max(1, len(batch) // 2)
             return NotDelivered(f"no answer within {self.delivery.timeout_s:g} s")
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -298,6 +301,7 @@ class Outbox:
             # No text of it: it may hold what somebody said, or a key.
             log.error("callback %s raised %s", self.name, _place_of(error))
             return NotDelivered(f"{type(error).__name__} in the callback's own code")
+        self._most = min(self.delivery.batch_size, self._most * 2)
         return None
 
     def _settle(self, batch: list[_Item], problem: NotDelivered | None) -> None:

@@ -92,7 +92,10 @@ class AwsCallback(AwsLogin, Callback):
         """Make the client. Raises SetupError when it cannot be made; nobody is asked yet."""
         self._pool = ThreadPoolExecutor(self.requests_at_once, thread_name_prefix=f"{THREADS}-{service}")
         self._client = await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: client(service, self, title=title, timeout_s=self.timeout_s)
+            self._pool,
+            lambda: client(
+                service, self, title=title, timeout_s=self.timeout_s, connections=max(10, self.requests_at_once)
+            ),
         )
 
     async def aclose(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,6 +22,11 @@ _REFUSED: Final = frozenset(
 )  # fmt: skip
 
 
+#: Parts of a write's time after which no request begins, and after which none is waited for.
+_LAST_START: Final = 0.6
+_LAST_END: Final = 0.9
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """Which records, by their ids, failed for now and which for ever; the others were taken."""
@@ -31,7 +36,7 @@ class Answer:
     message: str = ""
     #: Who we are was refused; a secret manager may have another key.
     login: bool = False
-    #: What AWS answered, where it did.
+    #: What AWS answered, where it did; never empty then.
     answer: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -46,8 +51,15 @@ class Answer:
         )
 
 
-async def asked(pool: Executor | None, call: Callable[[], Any], keys: Sequence[str]) -> Answer:
-    """Call AWS in a thread, with the records of these ids; an error is an answer too."""
+#: A request that is about to be made.
+Ask = Callable[[], Awaitable[Answer]]
+
+
+async def asked(pool: Executor | None, call: Callable[[], Any], keys: Sequence[str], *, mendable: str = "") -> Answer:
+    """Call AWS in a thread, with the records of these ids; an error is an answer too.
+
+    `mendable`: a word in the text of a refusal that means that the operator is at fault, and no record.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
@@ -57,7 +69,8 @@ async def asked(pool: Executor | None, call: Callable[[], Any], keys: Sequence[s
         code = re.sub(r"[^\w.]", "", str(error.response.get("Error", {}).get("Code", "")))[:80] or "no code"
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         told = f"{code} ({error.operation_name}, {status})"
-        if code in _REFUSED:
+        text = str(error.response.get("Error", {}).get("Message", "")).lower()
+        if code in _REFUSED and not (mendable and mendable in text):
             return Answer(refused=keys, message=told)
         return Answer(failed=keys, message=told, login=code in LOGIN or "UnrecognizedClient" in code)
     except BotoCoreError as error:
@@ -66,3 +79,25 @@ async def asked(pool: Executor | None, call: Callable[[], Any], keys: Sequence[s
         return Answer(refused=keys, message=told) if wrong else Answer(failed=keys, message=told)
     except (ResponseParserError, RuntimeError, OSError, ValueError) as error:
         return Answer(failed=keys, message=f"the request failed ({type(error).__name__})")
+
+
+async def all_in_time(asks: Sequence[Ask], keys: Sequence[Sequence[str]], at_once: int, seconds: float) -> list[Answer]:
+    """The answers to several requests. What does not begin, or is not over, in time has failed for now.
+
+    So a slow AWS gets a part of a batch delivered, where a write that is cut off would begin anew, with all of it.
+    """
+    gate, clock = asyncio.Semaphore(at_once), asyncio.get_running_loop().time
+    began = clock()
+
+    async def one(ask: Ask, own: Sequence[str]) -> Answer:
+        async with gate:
+            left = seconds * _LAST_END - (clock() - began)
+            if clock() - began < seconds * _LAST_START:
+                try:
+                    async with asyncio.timeout(left):
+                        return await ask()
+                except TimeoutError:
+                    pass
+            return Answer(failed=own, message="there was not enough time for all")
+
+    return list(await asyncio.gather(*(one(ask, own) for ask, own in zip(asks, keys, strict=True))))

@@ -5,15 +5,15 @@ Source: API reference of DynamoDB, "BatchWriteItem".
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import orjson
 from pydantic import Field, PrivateAttr
 
 from tianji_mw.callbacks.aws import AwsCallback, login_aliases, renewed
-from tianji_mw.callbacks.aws_answers import Answer, asked
+from tianji_mw.callbacks.aws_answers import Answer, all_in_time, asked
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.dynamodb_items import Item, item_of, size_of
 from tianji_mw.records import Record
@@ -57,7 +57,9 @@ class DynamoDB(AwsCallback):
             raise NotDelivered("DynamoDB was not started")
         held = {record.id: record for record in batch}  # two puts of one key fail the whole request
         items, bad = self._items(held.values())
-        answers = await asyncio.gather(*(self._put(chunk) for chunk in _chunks(items)))
+        chunks = _chunks(items)
+        asks = [partial(self._put, chunk) for chunk in chunks]
+        answers = await all_in_time(asks, [list(chunk) for chunk in chunks], self.requests_at_once, self.timeout_s)
         if any(answer.login for answer in answers):
             await renewed(self)
         failed = [held[key] for answer in answers for key in answer.failed]
@@ -97,7 +99,10 @@ class DynamoDB(AwsCallback):
         def call() -> Any:
             return made.batch_write_item(RequestItems=request)
 
-        got = await asked(self._pool, call, list(items))
+        # A refusal that names the key: the table's is another than `id`, which somebody can mend.
+        got = await asked(self._pool, call, list(items), mendable="key")
+        if got.answer and not _is_answer(got.answer):
+            return Answer(failed=list(items), message="the answer is none of DynamoDB")
         left = got.answer.get("UnprocessedItems", {}).get(self.table, []) if got.answer else []
         if left:
             keys = [put["PutRequest"]["Item"]["id"]["S"] for put in left]
@@ -117,3 +122,9 @@ def _chunks(items: Mapping[str, Item]) -> list[dict[str, Item]]:
         found[-1][key] = item
         size += own
     return found
+
+
+def _is_answer(answer: Mapping[str, Any]) -> bool:
+    """Whether DynamoDB has answered: a page of something between us and it is a success to boto3."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return "UnprocessedItems" in answer or "json" in str(headers.get("content-type", ""))

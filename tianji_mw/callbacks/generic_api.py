@@ -6,6 +6,8 @@ Source: LiteLLM's Generic API callback. `log_format: tianji` is the flat event o
 from __future__ import annotations
 
 import asyncio
+import gzip
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Literal
@@ -21,6 +23,8 @@ from tianji_mw.records import Record
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime
 
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[\x20-\x7e\t]*")
 _LINES: Final = "application/x-ndjson"
 #: The year 9999, where datetime ends.
 _FAR: Final = 253_000_000_000
@@ -36,14 +40,16 @@ class GenericApi(HttpCallback):
     needs: ClassVar[tuple[str, ...]] = ()
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "endpoint": ("GENERIC_LOGGER_ENDPOINT",),
-        "headers": ("GENERIC_LOGGER_HEADERS",),
+        "more_headers": ("GENERIC_LOGGER_HEADERS",),
     }
-    aliases: ClassVar[Mapping[str, str]] = {"url": "endpoint", "generic_logger_headers": "headers"}
+    aliases: ClassVar[Mapping[str, str]] = {"url": "endpoint", "generic_logger_headers": "more_headers"}
     no_effect: ClassVar[Mapping[str, str]] = {"generic_api_use_v1": "the payload is the current one"}
 
     endpoint: str = Field(default="", repr=False)
     #: Header -> value, or LiteLLM's text `Name=value,Other=value`.
     headers: dict[str, Secret] = Field(default_factory=dict)
+    #: Those that stand elsewhere in the config, or in the environment; `headers` go before them.
+    more_headers: dict[str, Secret] = Field(default_factory=dict)
     #: `json_array` and `ndjson`: a request for each batch. `single`, `tianji`: one for each record, some at once.
     log_format: Literal["json_array", "ndjson", "single", "tianji"] = "json_array"
     gzip: bool = False
@@ -51,7 +57,7 @@ class GenericApi(HttpCallback):
     secret: Secret | None = None
     requests_at_once: int = Field(default=8, ge=1, le=256)
 
-    @field_validator("headers", mode="before")
+    @field_validator("headers", "more_headers", mode="before")
     @classmethod
     def _parsed(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -60,6 +66,14 @@ class GenericApi(HttpCallback):
         if not all(name.strip() and equals for name, equals, _ in pairs):
             raise ValueError("write headers as a mapping, or as text such as Name=value,Other=value")
         return {name.strip(): text.strip() for name, _, text in pairs}
+
+    @field_validator("headers", "more_headers")
+    @classmethod
+    def _fit(cls, value: dict[str, Secret]) -> dict[str, Secret]:
+        for name, secret in value.items():
+            if not _NAME.fullmatch(name) or (secret.ready and not _VALUE.fullmatch(secret.reveal())):
+                raise ValueError(f"the header {name[:60]!r} holds characters that no header may have")
+        return value
 
     async def start(self, runtime: Runtime) -> None:
         if not is_address(self.endpoint):
@@ -77,11 +91,13 @@ class GenericApi(HttpCallback):
 
     async def _send(self, body: bytes, content_type: str = "application/json") -> None:
         sent: dict[str, str | Secret] = {}
+        if self.gzip:
+            body, sent["content-encoding"] = await asyncio.to_thread(gzip.compress, body, 5), "gzip"
         if self.secret is not None and self._wall is not None:
             now = str(int(self._wall()))
-            sent = {"x-tianji-timestamp": now, "x-tianji-signature": signature(self.secret, now, body)}
-        given = {name.lower(): value for name, value in self.headers.items()}
-        await self.post(self.endpoint, body, {**sent, **given}, content_type=content_type, zipped=self.gzip)
+            sent |= {"x-tianji-timestamp": now, "x-tianji-signature": signature(self.secret, now, body)}
+        given = {name.lower(): value for name, value in {**self.more_headers, **self.headers}.items()}
+        await self.post(self.endpoint, body, {**sent, **given}, content_type=content_type)
 
     async def _send_each(self, batch: Sequence[Record]) -> None:
         gate = asyncio.Semaphore(self.requests_at_once)
@@ -92,6 +108,8 @@ class GenericApi(HttpCallback):
                     await self._send(orjson.dumps(flat(record.data)) if self.log_format == "tianji" else record.raw)
                 except NotDelivered as problem:
                     return problem
+                except (AttributeError, TypeError, ValueError):
+                    return NotDelivered(f"{self.title}: a record is no JSON object", retry=False)
             return None
 
         problems = await asyncio.gather(*(one(record) for record in batch))

@@ -5,17 +5,17 @@ Source: API reference of SQS, "SendMessageBatch": an answer of 200 may say of si
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import orjson
 from pydantic import Field, PrivateAttr
 
 from tianji_mw.callbacks.aws import AwsCallback, login_aliases, renewed
-from tianji_mw.callbacks.aws_answers import Answer, asked
+from tianji_mw.callbacks.aws_answers import Answer, Ask, all_in_time, asked
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.sqs_messages import Message, Rules, entry_of, message_of, packed
 from tianji_mw.errors import MissingExtra, SetupError
@@ -96,10 +96,13 @@ class Sqs(AwsCallback):
             raise NotDelivered("SQS was not started")
         messages, bad = self._messages(batch)
         requests = packed(messages, self.max_message_bytes)
+        at_once = self.requests_at_once
+        asks: list[Ask] = [partial(self._ask, request) for request in requests]
         if self.fifo:
-            answers = [await self._in_order(requests)]
-        else:
-            answers = list(await asyncio.gather(*(self._ask(request) for request in requests)))
+            stopped: set[str] = set()
+            asks, at_once = [partial(self._in_order, [request], stopped) for request in requests], 1
+        keys = [[message.record.id for message in request] for request in requests]
+        answers = await all_in_time(asks, keys, at_once, self.timeout_s)
         if any(answer.login for answer in answers):
             await renewed(self)
         failed = {key for answer in answers for key in answer.failed}
@@ -126,10 +129,9 @@ class Sqs(AwsCallback):
                 messages.append(message)
         return messages, bad
 
-    async def _in_order(self, requests: Sequence[Sequence[Message]]) -> Answer:
-        """One request after the other; after a message that failed, none of its group goes before it."""
+    async def _in_order(self, requests: Sequence[Sequence[Message]], stopped: set[str]) -> Answer:
+        """One request after the other; after a message that failed, none of its group (`stopped`) goes before it."""
         found: list[Answer] = []
-        stopped: set[str] = set()
         for request in requests:
             waiting = [message for message in request if message.group in stopped]
             found.append(Answer(failed=[message.record.id for message in waiting]))
@@ -153,15 +155,27 @@ class Sqs(AwsCallback):
 
         got = await asked(self._pool, call, keys)
         if got.refused and len(messages) > 1:
-            return Answer.of([await self._ask([message]) for message in messages])
-        return got if not got.answer else self._read(got.answer, messages)
+            alone = [[message] for message in messages]
+            return (
+                await self._in_order(alone, set()) if self.fifo else Answer.of([await self._ask(one) for one in alone])
+            )
+        return _read(got.answer, messages) if got.answer else got
 
-    def _read(self, answer: Mapping[str, Any], messages: Sequence[Message]) -> Answer:
-        """Which entries failed. In a FIFO queue those of the same group behind one failed with it, for the order."""
-        bad = {int(entry["Id"]): entry for entry in answer.get("Failed", ()) if str(entry.get("Id", "")).isdecimal()}
-        failed = [messages[at].record.id for at, entry in bad.items() if not entry.get("SenderFault")]
-        refused = [messages[at].record.id for at, entry in bad.items() if entry.get("SenderFault")]
-        codes = sorted({str(entry.get("Code", ""))[:60] for entry in bad.values()})
-        return Answer(
-            failed=failed, refused=refused, message=f"{len(bad)} messages failed: {', '.join(codes)}" if bad else ""
-        )
+
+def _read(answer: Mapping[str, Any], messages: Sequence[Message]) -> Answer:
+    """Only what AWS names as taken is delivered; of the others, those that failed by our fault are refused."""
+    taken = {str(entry.get("Id")) for entry in answer.get("Successful", ())}
+    bad = {str(entry.get("Id")): entry for entry in answer.get("Failed", ())}
+    failed: list[str] = []
+    refused: list[str] = []
+    for number, message in enumerate(messages):
+        entry = bad.get(str(number))
+        if entry is not None and entry.get("SenderFault"):
+            refused.append(message.record.id)
+        elif entry is not None or str(number) not in taken:
+            failed.append(message.record.id)
+    codes = sorted({str(entry.get("Code", ""))[:60] for entry in bad.values()})
+    count = len(failed) + len(refused)
+    return Answer(
+        failed=failed, refused=refused, message=f"{count} messages failed: {', '.join(codes)}" if count else ""
+    )

@@ -222,6 +222,8 @@ def _of_block(settings: Settings, name: str) -> dict[str, Any]:
         return keys.prometheus()
     if name == "dynamodb" and keys.dynamodb_table_name:
         return {"dynamodb_table_name": keys.dynamodb_table_name}
+    if name == "generic_api" and keys.generic_logger_headers:
+        return {"generic_logger_headers": keys.generic_logger_headers}
     return dict(getattr(keys, _PARAMS[name])) if name in _PARAMS else {}
 
 

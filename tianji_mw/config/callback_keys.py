@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from tianji_mw.config.blocks import Block
-from tianji_mw.config.values import Count, FreeForm, Megabytes, Name, Seconds, Switch, wrong
+from tianji_mw.config.values import Count, FreeForm, Headers, Megabytes, Name, Seconds, Switch, wrong
 
 #: Of a destination, or `package.module:Class`: it also names files of the spool.
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,99}")
@@ -45,6 +45,7 @@ class CallbackKeys(Block):
     gcs_callback_params: FreeForm = Field(default_factory=dict)
     aws_sqs_callback_params: FreeForm = Field(default_factory=dict)
     dynamodb_table_name: Name | None = None
+    generic_logger_headers: Headers = Field(default_factory=dict)
     datadog_params: FreeForm = Field(default_factory=dict)
     datadog_llm_observability_params: FreeForm = Field(default_factory=dict)
     #: Callbacks of single teams: `team_id`, `success_callback`, `failure_callback` and the destinations' settings.

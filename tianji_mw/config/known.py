@@ -62,7 +62,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "settings": _names("""
             modify_params num_retries allowed_fails fallbacks context_window_fallbacks content_policy_fallbacks
             default_fallbacks service_callback service_callbacks audit_log_callbacks batch_line_item_callbacks
-            s3_audit_callback_params cold_storage_custom_logger disable_streaming_logging
+            s3_audit_callback_params generic_api_use_v1 cold_storage_custom_logger disable_streaming_logging
             cache cache_params
             enable_redis_auth_cache max_budget budget_duration max_internal_user_budget internal_user_budget_duration
             default_internal_user_params default_team_params upperbound_key_generate_params

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.integration.callbacks.test_layer import logged
 from tests.support.records import a_failure, a_payload, a_record
 from tests.support.stack import ANSWER, CHAT, Serve
-from tianji_mw.callbacks.base import NotDelivered
+from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.generic_api import GenericApi, flat
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
@@ -103,6 +103,39 @@ async def test_a_signature_over_time_and_body(llm: FakeLLM, make: Make) -> None:
     assert request.headers["x-tianji-signature"] == f"sha256={digest}"
 
 
+async def test_a_signature_is_over_the_bytes_that_are_sent(llm: FakeLLM, make: Make) -> None:
+    llm.replies.append(Reply.json({}))
+    sink = await make(secret=SECRET, gzip=True)
+    await sink.write([a_record()])
+    (request,) = llm.requests
+    digest = hmac.new(SECRET.encode(), b"1800000000." + request.body, hashlib.sha256).hexdigest()
+    assert request.headers["x-tianji-signature"] == f"sha256={digest}"
+    assert gzip.decompress(request.body).startswith(b"[{")
+
+
+async def test_headers_of_the_environment_stay_beside_those_of_the_config(llm: FakeLLM, make: Make) -> None:
+    llm.replies.append(Reply.json({}))
+    sink = await make(headers={"X-A": "1"}, more_headers="x-a=2,X-B=3")
+    await sink.write([a_record()])
+    assert (llm.requests[0].headers["x-a"], llm.requests[0].headers["x-b"]) == ("1", "3")
+
+
+async def test_a_record_that_is_no_event_takes_no_other_along(llm: FakeLLM, make: Make) -> None:
+    llm.replies += [Reply.json({})] * 2
+    sink = await make(log_format="tianji")
+    good, broken, wrong = a_record(), Record("b", b"[1"), Record("w", b"[1]")
+    with pytest.raises(NotDelivered) as raised:
+        await sink.write([broken, good, wrong])
+    assert (raised.value.failed, raised.value.refused) == ([], [broken, wrong])
+    assert [request.json["id"] for request in llm.requests] == [good.id]
+
+
+@pytest.mark.parametrize("headers", [{"x": "a\nb"}, {"x": "ü"}, {"x y": "a"}])
+def test_headers_that_no_request_may_have(headers: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="characters that no header may have"):
+        GenericApi(endpoint="http://x", headers=headers)
+
+
 @pytest.mark.parametrize(
     ("reply", "retry"),
     [
@@ -147,7 +180,8 @@ async def test_from_yaml_to_the_endpoint(llm: FakeLLM, serve: Serve, tmp_path: A
     """LiteLLM's spelling: a name of one's own, its type under `callback_settings`."""
     async with FakeLLM(lambda request: Reply.json({})) as sink:
         llm.replies += [Reply.json(ANSWER), Reply.json({"error": {"message": "no"}}, status=500)]
-        settings = {"callbacks": ["my_sink"], "spool_dir": str(tmp_path / "spool")}
+        more = {"generic_logger_headers": {"X-More": "m", "Authorization": "other"}}
+        settings = {"callbacks": ["my_sink"], **more, "spool_dir": str(tmp_path / "spool")}
         options = {
             "callback_type": "generic_api", "endpoint": f"{sink.url}/ingest", "headers": {"Authorization": "Bearer x"},
             "event_types": ["llm_api_success"], "log_format": "ndjson", "flush_interval": 0.05, "max_retries": 3,
@@ -159,4 +193,4 @@ async def test_from_yaml_to_the_endpoint(llm: FakeLLM, serve: Serve, tmp_path: A
         await app.records()
         (request,) = sink.requests
         assert orjson.loads(request.body)["response"]["choices"] == ANSWER["choices"]
-        assert request.headers["authorization"] == "Bearer x"
+        assert (request.headers["authorization"], request.headers["x-more"]) == ("Bearer x", "m")

@@ -314,6 +314,24 @@ async def test_a_dead_destination_holds_a_bounded_number_of_records_in_memory(tm
     await life.end()
 
 
+async def test_a_destination_that_is_too_slow_for_a_batch_gets_smaller_ones() -> None:
+    """Without it the same batch would be sent for ever."""
+    destination = Destination()
+
+    async def slow(batch: list[Record]) -> list[Record]:
+        await asyncio.sleep(60 if len(batch) > 2 else 0)
+        return batch
+
+    destination._hangs = slow  # type: ignore[method-assign]
+    destination.mode = "hangs"
+    life = Life(None, destination)
+    outbox = await life.begin()
+    life.offer(*range(16))
+    await life.until(lambda: not outbox.pending)
+    assert outbox.delivered == 16
+    await life.end()
+
+
 @pytest.mark.parametrize("mode", ["down", "hangs", "partly"])
 async def test_a_spool_that_is_full_gives_up_the_oldest_and_counts_each(tmp_path: Path, mode: str) -> None:
     destination = Destination()

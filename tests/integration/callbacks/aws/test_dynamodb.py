@@ -104,6 +104,30 @@ async def test_exactly_the_unprocessed_items_are_offered_again(store: Store) -> 
     assert not raised.value.refused
 
 
+async def test_a_page_in_the_place_of_an_answer_has_taken_nothing(store: Store) -> None:
+    with scripted((200, "<html>", {"content-type": "text/html"})) as server:
+        dynamo = await store(server.url, "logs")
+        batch = [a_record()]
+        with pytest.raises(NotDelivered, match="none of DynamoDB") as raised:
+            await dynamo.write(batch)
+    assert (raised.value.failed, raised.value.refused) == (batch, [])
+
+
+async def test_a_table_with_another_key_keeps_the_records(server: Running, store: Store) -> None:
+    name = f"logs-{uuid.uuid4().hex[:12]}"
+    boto(server.url, "dynamodb").create_table(
+        TableName=name,
+        KeySchema=[{"AttributeName": "call", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "call", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    dynamo = await store(server.url, name)
+    batch = [a_record(), a_record()]
+    with pytest.raises(NotDelivered) as raised:
+        await dynamo.write(batch)
+    assert (raised.value.failed, raised.value.refused) == (batch, [])
+
+
 async def test_an_item_that_aws_refuses_takes_no_other_along(store: Store) -> None:
     batch = [a_record() for _ in range(4)]
 

@@ -110,6 +110,35 @@ async def test_failed_entries_of_a_successful_answer(queue: Queue) -> None:
     assert (raised.value.failed, raised.value.refused) == ([batch[1]], [batch[3]])
 
 
+@pytest.mark.parametrize("answer", [aws_answer(), aws_answer(Successful=[]), (200, "<html>", {})])
+async def test_an_answer_that_names_nothing_has_taken_nothing(queue: Queue, answer: Any) -> None:
+    with scripted(answer) as server:
+        sqs = await queue(server.url)
+        batch = [a_record(), a_record()]
+        with pytest.raises(NotDelivered) as raised:
+            await sqs.write(batch)
+    assert (raised.value.failed, raised.value.refused) == (batch, [])
+
+
+async def test_a_request_that_was_refused_goes_message_by_message_in_order(queue: Queue) -> None:
+    batch = [a_record() for _ in range(4)]
+
+    def answer(asked: Asked) -> Any:
+        entries = orjson.loads(asked.body)["Entries"]
+        if len(entries) > 1:
+            return aws_error("AWS.SimpleQueueService.BatchRequestTooLong")
+        if batch[1].id in entries[0]["MessageBody"]:
+            return aws_error("ThrottlingException")
+        return aws_answer(Successful=[{"Id": "0", "MessageId": "m", "MD5OfMessageBody": "0"}], Failed=[])
+
+    with scripted(by_request=answer) as server:
+        sqs = await queue(server.url, f"{server.url}/1/logs.fifo")
+        with pytest.raises(NotDelivered) as raised:
+            await sqs.write(batch)
+        assert len(server.asked) == 3  # the request, the first message, and the one that failed
+    assert (raised.value.failed, raised.value.refused) == (batch[1:], [])
+
+
 async def test_nothing_of_a_group_goes_before_its_message_that_failed(queue: Queue) -> None:
     batch = [a_record(metadata={"user_api_key_team_id": team}) for team in "ababababababababababab"]
     with scripted(by_request=failing((0, False))) as server:
