@@ -116,6 +116,7 @@ async def test_a_dead_ipv6_address_does_not_hold_up_ipv4(make: Make, names: Name
     async with TcpServer(Heads()) as server:
         with socket.socket(socket.AF_INET6) as full:
             full.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection of another test may linger there
             full.bind(("::1", server.port))
             waiting = []
             if dead == "drops":

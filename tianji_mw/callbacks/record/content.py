@@ -28,6 +28,8 @@ _TEXT: Final = frozenset({"text", "input_text", "output_text", "refusal", "summa
 
 
 # --- reading what may be anything
+#: More than this, JSON encoders do not take.
+_MOST: Final = (1 << 63) - 1
 
 
 def mapping(value: JSON) -> Mapping[str, Any]:
@@ -44,7 +46,7 @@ def number(value: JSON) -> float | int | None:
 def count(value: JSON) -> int:
     """A number of things; 0 for anything else."""
     found = number(value)
-    return max(int(found), 0) if found is not None else 0
+    return min(max(int(found), 0), _MOST) if found is not None else 0
 
 
 def word(value: JSON) -> str | None:
