@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from tianji_mw.alerts import Alert
+from tianji_mw.delivery import Delivery, OnFailure
 from tianji_mw.journal import Entry, Journal, Position
 from tianji_mw.records import NotDelivered, Record
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tianji_mw.outbox")
 
-OnFailure = Literal["spool", "retry", "discard"]
 Write = Callable[[Sequence[Record]], Awaitable[None]]
 
 #: Failures in a row after which the destination counts as down.
@@ -35,27 +34,6 @@ _HURRIED_PAUSE_S: Final = 0.5
 _IDLE_S: Final = 0.01
 #: Records that are made before other tasks get their turn.
 _AT_ONCE: Final = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """How records go to a destination.
-
-    `on_failure`: `spool` keeps what fails until it is delivered or the spool is full; `retry` gives it up after
-    `max_retries`; `discard` gives it up at once, as LiteLLM does.
-    """
-
-    batch_size: int = 512
-    max_batch_bytes: int = 4 << 20
-    flush_interval_s: float = 5.0
-    concurrency: int = 1
-    #: Nothing new goes before what has failed.
-    ordered: bool = False
-    timeout_s: float = 30.0
-    on_failure: OnFailure = "spool"
-    max_retries: int = 5
-    backoff_s: float = 0.5
-    max_backoff_s: float = 30.0
 
 
 class _Item:
@@ -147,8 +125,8 @@ class Outbox:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self.pending and not self._journal.durable:
-            self._count("shutdown", self.pending)
+        if gone := self._journal.in_memory(self._place):
+            self._count("shutdown", gone)
 
     @property
     def pending(self) -> int:

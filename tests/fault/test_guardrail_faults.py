@@ -121,7 +121,7 @@ def config(llm: str, service: str, kind: str, fault: str, **more: Any) -> str:
     where = {{"bedrock": "aws_bedrock_runtime_endpoint"}.get(kind, "api_base"): service} if service else {}
     common = {"timeout": 0.3 if fault == "hangs" else 10.0, "circuit_breaker": {"failures": 0}, **more}
     # One that answers later needs its time on a busy machine.
-    patient = {"timeout": max(common["timeout"], 1.0)}
+    patient = {"timeout": max(common["timeout"], 2.0)}
     guardrails = [
         {
             "guardrail_name": f"{side}-{policy}",

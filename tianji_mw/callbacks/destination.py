@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from tianji_mw.callbacks.base import Callback
 from tianji_mw.callbacks.record.redaction import without_content, without_key_info
-from tianji_mw.callbacks.record.trace_context import trace_context
-from tianji_mw.outbox import Delivery, OnFailure
+from tianji_mw.callbacks.record.trace_context import TraceContext, trace_context
+from tianji_mw.delivery import Delivery, OnFailure
 from tianji_mw.records import Record
 from tianji_mw.tags import tags_of
 
@@ -65,7 +65,7 @@ class Destination:
         if not self.hears(well=well):
             return False
         rate = self.sample_rate if well else self.failure_sample_rate
-        if rate < 1 and int(trace_context(call.headers, call.id).trace_id[-8:], 16) >= rate * _SCALE:
+        if rate < 1 and int(_trace_id(call)[-8:], 16) >= rate * _SCALE:
             return False
         identity = call.identity
         if self.key_hash and (identity is None or identity.key_hash != self.key_hash):
@@ -110,6 +110,11 @@ class Destination:
         if not self.key_info:
             data = without_key_info(data)
         return Record.of(record.id, data)
+
+
+def _trace_id(call: Call) -> str:
+    noted = call.notes.get(TraceContext)
+    return (noted if isinstance(noted, TraceContext) else trace_context(call.headers, call.id)).trace_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

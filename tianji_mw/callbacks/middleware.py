@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Unpack
 
@@ -86,7 +87,7 @@ class Callbacks(LLMMiddleware):
 
     async def start(self, runtime: Runtime) -> None:
         self.journal = await self._opened(runtime)
-        finish = Finisher(self._rules)
+        finish = Finisher(self._rules, shared=sum(one.takes_calls for one in self.destinations) > 1)
         for one in self.destinations:
             await one.callback.start(runtime)
             outbox = Outbox(
@@ -113,12 +114,15 @@ class Callbacks(LLMMiddleware):
 
     async def aclose(self) -> None:
         """Deliver what there is. Destinations of calls go first: what they find may be worth an alert."""
-        of_calls = [one for one in self.destinations if one.takes_calls]
-        of_alerts = [one for one in self.destinations if not one.takes_calls]
-        for destinations in (of_calls, of_alerts):
-            await asyncio.gather(*(self._drain(one.name) for one in destinations))
-            for one in destinations:
-                await one.callback.aclose()
+        async with AsyncExitStack() as stack:  # each is closed, whatever another raises; the last pushed is the first
+            stack.callback(self._end)
+            for of_calls in (False, True):
+                group = [one for one in self.destinations if one.takes_calls is of_calls]
+                for one in group:
+                    stack.push_async_callback(one.callback.aclose)
+                stack.push_async_callback(self._drain, [one.name for one in group])
+
+    def _end(self) -> None:
         runtime = self.runtime
         if runtime is not None and self.alert in runtime.alert_listeners:
             runtime.alert_listeners.remove(self.alert)
@@ -127,14 +131,15 @@ class Callbacks(LLMMiddleware):
         if journal is not None:
             journal.close()
 
-    async def _drain(self, name: str) -> None:
-        outbox = self.outboxes.get(name)
-        if outbox is None:  # a start that failed halfway
-            return
-        left = await outbox.drain(self._flush_s)
-        await outbox.aclose()
-        if left:
-            log.warning("callback %s: %d records wait; last error: %s", name, left, outbox.last_error or "none")
+    async def _drain(self, names: Sequence[str]) -> None:
+        """Let these outboxes deliver, all at once; after a start that failed halfway some are not there."""
+        outboxes = [self.outboxes[name] for name in names if name in self.outboxes]
+        left = await asyncio.gather(*(outbox.drain(self._flush_s) for outbox in outboxes))
+        for outbox, count in zip(outboxes, left, strict=True):
+            await outbox.aclose()
+            if count:
+                told = outbox.last_error or "none"
+                log.warning("callback %s: %d records are not delivered; last error: %s", outbox.name, count, told)
 
     # --- calls
 

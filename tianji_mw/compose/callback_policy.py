@@ -12,8 +12,8 @@ from tianji_mw.callbacks.destination import Events
 from tianji_mw.config.blocks import Block
 from tianji_mw.config.explain import reason
 from tianji_mw.config.values import Name, Seconds, Switch
+from tianji_mw.delivery import OnFailure
 from tianji_mw.errors import ConfigError
-from tianji_mw.outbox import OnFailure
 
 #: LiteLLM's words for what a destination hears of.
 _HEARD: Final[Mapping[str, str]] = {"llm_api_success": "success", "llm_api_failure": "failure"}

@@ -192,13 +192,13 @@ def _destination(settings: Settings, wanted: _Wanted, env: Mapping[str, str]) ->
     policy, own = policy_of(kind, options, lambda key, text: _wrong(settings, wanted, key, text))
     callback = _built(kind, own, env, lambda key, text: _wrong(settings, wanted, key, text))
     teams = policy.teams | {wanted.team} if wanted.team else policy.teams
+    filters = {**policy.fields(settings.settings.on_flush_failure), **_of_key(settings, wanted)}
     return Destination(
         callback=callback,
         name=_UNFIT.sub("-", wanted.name.rpartition(":")[2])[:100],
         events=policy.hears or wanted.events,
         teams=teams,
-        key_hash=_hash_of(wanted.key) if wanted.key is not None else "",
-        **policy.fields(settings.settings.on_flush_failure),
+        **filters,
     )
 
 
@@ -255,10 +255,18 @@ def _wrong(settings: Settings, wanted: _Wanted, key: str, text: str) -> ConfigEr
     return settings.error(named, *wanted.place)
 
 
-def _hash_of(key: VirtualKey) -> str:
+def _of_key(settings: Settings, wanted: _Wanted) -> dict[str, Any]:
+    """The filter for the calls of one key. A key that may change, or is not known yet, is found by its alias."""
+    key = wanted.key
+    if key is None:
+        return {}
     if key.key_sha256:
-        return key.key_sha256
-    return hashlib.sha256(key.key.reveal().encode()).hexdigest() if key.key is not None and key.key.ready else "none"
+        return {"key_hash": key.key_sha256}
+    if key.key is not None and key.key.ready and not key.key.changes:
+        return {"key_hash": hashlib.sha256(key.key.reveal().encode()).hexdigest()}
+    if not key.alias:
+        raise settings.error("callbacks of a key from a secret manager need its `alias`", *wanted.place)
+    return {"keys": frozenset({key.alias})}
 
 
 # --- alerts

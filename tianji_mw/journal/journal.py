@@ -316,6 +316,12 @@ class Journal:
             self._folder.move_cursor(subscriber.name, *subscriber.done_at)
         self._clean()
 
+    def in_memory(self, subscriber: Subscriber) -> int:
+        """How many of its records that are not finished end with the process."""
+        volatile = {held.segment.number for held in self._held if not held.segment.durable}
+        unread = sum(held.unread.get(subscriber.name, (0, 0))[0] for held in self._held if not held.segment.durable)
+        return unread + sum(position.segment in volatile for position in subscriber.open)
+
     def refuse(self, name: str, reason: str, raw: bytes) -> None:
         """Keep a record that was given up for people to look at, where there is a disk."""
         if self.root is None:

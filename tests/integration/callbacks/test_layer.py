@@ -21,10 +21,14 @@ from tianji_mw.callbacks.base import Callback, Record
 from tianji_mw.callbacks.middleware import Callbacks
 from tianji_mw.callbacks.record.snapshot import ContentRules
 from tianji_mw.compose import compose
+from tianji_mw.compose.callbacks import destinations_of
 from tianji_mw.config import loads
+from tianji_mw.config.blocks import VirtualKey
+from tianji_mw.config.settings import Settings
 from tianji_mw.driver import inner_layers
-from tianji_mw.errors import ConfigErrors
+from tianji_mw.errors import ConfigError, ConfigErrors
 from tianji_mw.guardrails.base import ALLOW, Guardrail, Verdict, block
+from tianji_mw.redact import Secret
 from tianji_mw.testing import FakeLLM, Reply, drive
 
 KEEP = "tests.support.keep:Keep"
@@ -415,3 +419,23 @@ async def test_an_app_of_ones_own_is_logged_too(serve: Serve, tmp_path: Path, co
         assert plain["id"] == "mine"
         assert streamed["response"]["choices"][0]["message"]["content"] == "Hello"
     assert plain["model_group"] == plain["model"] == "gpt-4o"
+
+
+class Rotating(Secret):
+    """A key of a secret manager."""
+
+    @property
+    def changes(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("alias", ["acme", None])
+def test_a_key_that_may_change_is_known_by_its_alias(tmp_path: Path, alias: str | None) -> None:
+    entry = {"callback_name": KEEP, "callback_vars": {"path": str(tmp_path / "x.jsonl")}}
+    key = VirtualKey(key=Rotating("sk-one"), alias=alias, metadata={"logging": [entry]})
+    problems: list[ConfigError] = []
+    found = destinations_of(Settings(virtual_keys=(key,)), {}, problems)
+    if alias is None:
+        assert "need its `alias`" in str(problems[0])
+    else:
+        assert (found[0].keys, found[0].key_hash) == ({"acme"}, "")

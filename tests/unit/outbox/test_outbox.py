@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from tests.unit.outbox.test_journal import crash
 from tianji_mw.callbacks.base import Callback
 from tianji_mw.callbacks.destination import Destination as Sink
+from tianji_mw.delivery import Delivery
 from tianji_mw.journal import Journal
-from tianji_mw.outbox import Delivery, Outbox
+from tianji_mw.outbox import Outbox
 from tianji_mw.records import NotDelivered, Record
 from tianji_mw.runtime import Runtime
 
@@ -363,3 +365,28 @@ async def test_what_is_left_in_memory_at_the_end_is_counted() -> None:
     assert await outbox.drain(0.05) == 3
     await outbox.aclose()
     assert outbox.dropped == {"shutdown": 3}
+
+
+async def test_at_the_end_only_what_is_in_memory_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was full for a while: those records end with the process, the others wait in the spool."""
+    destination = Destination()
+    destination.mode = "down"
+    life = Life(tmp_path, destination)
+    outbox = await life.begin()
+    life.offer(1, 2)
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: 0)
+        life.offer(3)
+    life.journal._retry_at = 0.0
+    life.offer(4)
+    await outbox.drain(0.01)
+    await outbox.aclose()
+    assert outbox.dropped == {"shutdown": 1}
+    life.journal.close()
+
+    destination.mode = "ok"
+    again = Life(tmp_path, destination)
+    await again.begin()
+    await again.until(lambda: not again.outbox.pending)
+    assert sorted(destination.took) == ["1", "2", "4"]
+    await again.end()

@@ -16,8 +16,10 @@ _KEPT_BYTES: Final = 16 << 20
 class Finisher:
     """From entries to records."""
 
-    def __init__(self, rules: RecordRules) -> None:
+    def __init__(self, rules: RecordRules, *, shared: bool) -> None:
         self._rules = rules
+        #: Whether there is more than one destination to make a record for.
+        self._shared = shared
         self._recent: dict[str, Record] = {}
         self._size = 0
 
@@ -27,7 +29,8 @@ class Finisher:
         record = self._recent.get(entry.record_id)
         if record is None:
             record = record_of(entry.record_id, entry.raw, self._rules)
-            self._keep(record)
+            if self._shared:
+                self._keep(record)
         return record
 
     def _keep(self, record: Record) -> None:
