@@ -1,5 +1,6 @@
 # Two commands do all the set-up: `make run` and `make test`. Both work on a fresh Debian or Ubuntu with Python 3.11+.
-# System packages are installed by the targets that need them: python3-venv (if missing); nodejs, npm, prometheus (test),
+# System packages are installed by the targets that need them: python3-venv (if missing); nodejs and npm (test, which
+# also unpacks prometheus into .tools),
 # nginx-light, wrk and gcc (bench), gcc, g++ and cmake (run-llm).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -15,7 +16,7 @@ UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio otel prometheus parquet zstd email,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
-.PHONY: eval-guardrails property run run-llm test test-fast lint format bench bench-quick lock clean node emulators
+.PHONY: eval-guardrails prometheus property run run-llm test test-fast lint format bench bench-quick lock clean node emulators
 
 run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network needed
 	$(BIN)/tianji-sidecar run --port $(PORT) --admin-port $(ADMIN_PORT) $(if $(CONFIG),--config $(CONFIG))
@@ -63,10 +64,12 @@ node: $(NODE:%=%/node_modules/.package-lock.json)
 	npm ci --silent --no-audit --no-fund --prefix $*
 	@touch $@
 
-.PHONY: prometheus
-prometheus:
-	@command -v prometheus >/dev/null || ($(APT) update -qq && \
-	  DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq --no-install-recommends prometheus)
+# Unpacked, not installed: the package would start a server of its own.
+prometheus: .tools/prometheus/usr/bin/prometheus
+.tools/prometheus/usr/bin/prometheus:
+	@mkdir -p .tools/prometheus
+	@$(APT) update -qq && cd .tools/prometheus && apt-get download -qq prometheus 2>/dev/null && dpkg -x prometheus_*.deb .
+	@rm -f .tools/prometheus/*.deb && touch $@
 
 # Servers that pin packages of their own have an environment each.
 emulators: .tools/ministack/.ready .tools/mlflow/.ready .tools/phoenix/.ready

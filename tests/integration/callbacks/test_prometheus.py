@@ -6,7 +6,6 @@ And with real processes that share a folder: what a killed one had counted stays
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import httpx
 import pytest
 import uvicorn
 
-from tests.support.processes import environment, free_port, server
+from tests.support.processes import ROOT, environment, free_port, server
 from tests.support.prometheus_pages import OPENMETRICS, running, shown
 from tests.support.records import START, a_failure, a_payload, a_record
 from tianji_mw.callbacks.base import Record
@@ -29,16 +28,13 @@ from tianji_mw.callbacks.prometheus import Prometheus
 pytestmark = pytest.mark.slow
 
 WITHIN_S = 40.0
-MISSING = (
-    "{name} is missing: apt-get install -y --no-install-recommends prometheus (and stop the service that it starts)"
-)
 
 
 def binary(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise AssertionError(MISSING.format(name=name))
-    return found
+    found = ROOT / ".tools/prometheus/usr/bin" / name
+    if not found.exists():
+        raise AssertionError(f"{name} is missing: make prometheus")
+    return str(found)
 
 
 async def until(ask: Callable[[], Awaitable[Any]], right: Callable[[Any], bool]) -> Any:
