@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from tianji_mw.alerts import Alert, Budget, crossings
-from tianji_mw.callbacks.base import Callback, NotDelivered, Record
+from tianji_mw.callbacks.base import Record
 from tianji_mw.runtime import Runtime
 
 #: 2026-11-26 12:00:01 UTC.
@@ -44,10 +41,3 @@ def a_crossing(spend: float = 86.1, **fields: Any) -> Record:
         **{"group": "team", "spend": spend, "max_budget": 100.0, "team_id": "t1", "team_alias": "ml", **fields}
     )
     return recorded(crossings(budget, warn_at=fields.get("warn_at"))[-1])
-
-
-async def undelivered(callback: Callback, batch: Sequence[Record]) -> NotDelivered:
-    """How the delivery of a batch fails."""
-    with pytest.raises(NotDelivered) as caught:
-        await callback.write(batch)
-    return caught.value

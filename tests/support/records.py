@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
-from tianji_mw.callbacks.base import Record
+import pytest
+
+from tianji_mw.callbacks.base import Callback, NotDelivered, Record
 
 START = 1795376000.10
 
@@ -141,3 +144,11 @@ def a_failure(message: str = "The provider 'openai' answered 500.", **changes: A
         "tianji": ours,
     }  # fmt: skip
     return a_record(**{**failed, **changes})
+
+
+async def undelivered(callback: Callback, batch: Sequence[Record], hidden: str = "") -> NotDelivered:
+    """How the delivery of a batch fails; `hidden` is in no part of that."""
+    with pytest.raises(NotDelivered) as caught:
+        await callback.write(batch)
+    assert not hidden or hidden not in f"{caught.value.message} {caught.value!r}"
+    return caught.value

@@ -20,10 +20,10 @@ from tests.support import azure_fake
 from tests.support.azure_fake import CLIENT, SECRET, TENANT, AzureFake
 from tests.support.google_fake import Asked, Fault
 from tests.support.processes import Running, free_port, server
-from tests.support.records import a_failure, a_record
+from tests.support.records import a_failure, a_record, undelivered
 from tests.support.stack import ANSWER, CHAT, Serve
 from tianji_mw.callbacks.azure_blob import AzureBlob
-from tianji_mw.callbacks.base import NotDelivered, Record
+from tianji_mw.callbacks.base import Record
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import FakeLLM, Reply
@@ -139,10 +139,7 @@ def on_azure(make: Make, azure: Blobs) -> Make:
     return build
 
 
-async def failure(callback: AzureBlob, batch: list[Record]) -> NotDelivered:
-    with pytest.raises(NotDelivered) as caught:
-        await callback.write(batch)
-    return caught.value
+failure = undelivered
 
 
 def stored(container: Any) -> dict[str, bytes]:

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import jsonschema
 import pytest
 
-from tests.support.records import START, a_failure, a_payload, a_record
+from tests.support.records import START, a_failure, a_payload, a_record, undelivered
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.braintrust import Braintrust
 from tianji_mw.errors import SetupError
@@ -144,11 +145,7 @@ async def braintrust(server: FakeLLM) -> AsyncIterator[Braintrust]:
     await callback.aclose()
 
 
-async def problem(callback: Braintrust, batch: list[Record]) -> NotDelivered:
-    with pytest.raises(NotDelivered) as caught:
-        await callback.write(batch)
-    assert KEY not in caught.value.message
-    return caught.value
+problem = partial(undelivered, hidden=KEY)
 
 
 def asking(**metadata: Any) -> Record:

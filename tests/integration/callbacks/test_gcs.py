@@ -19,9 +19,9 @@ from tests.integration.callbacks.test_layer import logged
 from tests.support import google_fake
 from tests.support.google_fake import Asked, Fault, GoogleFake, error
 from tests.support.processes import Running, free_port, server
-from tests.support.records import a_failure, a_record
+from tests.support.records import a_failure, a_record, undelivered
 from tests.support.stack import ANSWER, CHAT, Serve
-from tianji_mw.callbacks.base import NotDelivered, Record
+from tianji_mw.callbacks.base import Record
 from tianji_mw.callbacks.gcs import Gcs
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
@@ -128,10 +128,7 @@ def on_google(google: Storage, make: Make, tmp_path: Path) -> Make:
     return build
 
 
-async def failure(callback: Gcs, batch: list[Record]) -> NotDelivered:
-    with pytest.raises(NotDelivered) as caught:
-        await callback.write(batch)
-    return caught.value
+failure = undelivered
 
 
 def blobs(reader: Any, bucket: str) -> dict[str, bytes]:

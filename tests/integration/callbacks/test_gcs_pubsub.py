@@ -13,8 +13,8 @@ import trustme
 
 from tests.support import google_fake
 from tests.support.google_fake import Asked, Fault, GoogleFake, error
-from tests.support.records import a_failure, a_record
-from tianji_mw.callbacks.base import NotDelivered, Record
+from tests.support.records import a_failure, a_record, undelivered
+from tianji_mw.callbacks.base import Record
 from tianji_mw.callbacks.gcs_pubsub import GcsPubsub, grouped
 from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
@@ -79,10 +79,7 @@ async def make(topic: Topic, tmp_path: Path) -> AsyncIterator[Make]:
         await callback.aclose()
 
 
-async def failure(callback: GcsPubsub, batch: list[Record]) -> NotDelivered:
-    with pytest.raises(NotDelivered) as caught:
-        await callback.write(batch)
-    return caught.value
+failure = undelivered
 
 
 async def test_messages_are_the_records(make: Make, topic: Topic) -> None:

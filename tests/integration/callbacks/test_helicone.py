@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,8 @@ import jsonschema
 import pytest
 
 from tests.support.calls import a_call
-from tests.support.records import a_failure, a_payload, a_record
+from tests.support.records import a_failure, a_payload, a_record, undelivered
 from tests.support.stack import ANSWER, CHAT, Serve
-from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.helicone import Helicone, is_helicone
 from tianji_mw.errors import SetupError
 from tianji_mw.identity.base import Identity
@@ -116,11 +116,7 @@ async def helicone(server: FakeLLM) -> AsyncIterator[Helicone]:
     await callback.aclose()
 
 
-async def problem(callback: Helicone, batch: list[Record]) -> NotDelivered:
-    with pytest.raises(NotDelivered) as caught:
-        await callback.write(batch)
-    assert KEY not in caught.value.message
-    return caught.value
+problem = partial(undelivered, hidden=KEY)
 
 
 async def logged(callback: Helicone, service: Service, **changes: Any) -> dict[str, Any]:

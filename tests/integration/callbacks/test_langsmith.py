@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import jsonschema
@@ -14,7 +15,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from tests.support.records import START, a_failure, a_payload, a_record
+from tests.support.records import START, a_failure, a_payload, a_record, undelivered
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.langsmith import Langsmith
 from tianji_mw.errors import SetupError
@@ -140,11 +141,7 @@ async def langsmith(server: FakeLLM) -> AsyncIterator[Langsmith]:
     await callback.aclose()
 
 
-async def problem(callback: Langsmith, batch: list[Record]) -> NotDelivered:
-    with pytest.raises(NotDelivered) as caught:
-        await callback.write(batch)
-    assert KEY not in caught.value.message
-    return caught.value
+problem = partial(undelivered, hidden=KEY)
 
 
 def tried_twice(**changes: Any) -> Record:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import PrivateAttr, ValidationError
 
-from tests.support.alert_records import Clock, a_crossing, an_alert, recorded, undelivered
-from tests.support.records import a_record
+from tests.support.alert_records import Clock, a_crossing, an_alert, recorded
+from tests.support.records import a_record, undelivered
 from tianji_mw.alerts import Alert, Budget, budget_alert
 from tianji_mw.callbacks.alerts.delivery import OFF_BY_DEFAULT, AlertCallback, Group, Marks, ServiceDown, Told
 from tianji_mw.callbacks.alerts.text import cut, facts, harmless, one_line

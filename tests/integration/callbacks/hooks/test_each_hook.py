@@ -1,180 +1,19 @@
-"""Alerts to Slack, Microsoft Teams and webhooks, against scripted HTTP servers: bodies, signatures, and failures."""
+"""Slack, Teams and the webhook: what each sends."""
 
 from __future__ import annotations
-
-import asyncio
-import hashlib
-import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.support.alert_records import NOON, Clock, a_crossing, an_alert, recorded, undelivered
+from tests.support.alert_records import NOON, Clock, a_crossing, an_alert, recorded
+from tests.support.hook_cases import PATH, SECRET, TEXT, Start, each, failure, genuine, texts
 from tianji_mw.alerts import Budget, budget_alert
 from tianji_mw.callbacks.alerts.delivery import Group, read
-from tianji_mw.callbacks.base import Callback, NotDelivered, Record
 from tianji_mw.callbacks.ms_teams import MSTeams
 from tianji_mw.callbacks.slack import Slack
 from tianji_mw.callbacks.webhook import Webhook
-from tianji_mw.errors import SetupError
-from tianji_mw.journal import Journal
-from tianji_mw.outbox import Delivery, Outbox
-from tianji_mw.plugins import find
-from tianji_mw.runtime import Runtime
 from tianji_mw.testing import FakeLLM, Received, Reply
-
-#: Parts of an address that no error may show.
-PATH = "/services/T00SECRET/B00SECRET/xxSECRETxx"
-SECRET = "shared-signing-secret"
-
-Start = Callable[..., Awaitable[Any]]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def hook() -> AsyncIterator[FakeLLM]:
-    async with FakeLLM(lambda request: Reply(parts=[b"ok"])) as fake:
-        yield fake
-
-
-@pytest.fixture
-async def start(clock: Clock) -> AsyncIterator[Start]:
-    async with AsyncExitStack() as stack:
-
-        async def started(callback: Callback) -> Callback:
-            await callback.start(clock.runtime)
-            stack.push_async_callback(callback.aclose)
-            return callback
-
-        yield started
-
-
-def texts(hook: FakeLLM) -> list[str]:
-    return [request.json["text"] for request in hook.requests]
-
-
-async def failure(callback: Callback, *batch: Record) -> NotDelivered:
-    failed = await undelivered(callback, batch)
-    assert "SECRET" not in f"{failed.message} {failed!r} {failed.__cause__!r}"
-    assert "It is down" not in failed.message
-    return failed
-
-
-def test_found_by_their_names() -> None:
-    assert find("callbacks", "slack", Callback) is Slack
-    assert find("callbacks", "ms_teams", Callback) is MSTeams
-    assert find("callbacks", "webhook", Callback) is Webhook
-
-
-# --- what all three share
-
-
-def each(url: str, **fields: Any) -> list[Callback]:
-    return [
-        Slack(webhook_url=url, **fields), MSTeams(webhook_url=url, **fields), Webhook(url=url, secret=SECRET, **fields),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("status", [400, 413, 422])
-async def test_a_bad_alert_is_refused_alone(hook: FakeLLM, start: Start, status: int, which: int) -> None:
-    callback = await start(each(hook.url + PATH)[which])
-    hook.replies.append(Reply(status=status, parts=[b"invalid_payload"]))
-    bad, good = an_alert(), an_alert("another")
-    failed = await failure(callback, bad, good)
-    assert (failed.failed, failed.refused) == ([], [bad])
-    assert f"answered {status}: invalid_payload" in failed.message
-    assert len(hook.requests) == 2
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 500, 503])
-async def test_other_statuses_are_tried_again(hook: FakeLLM, start: Start, status: int, which: int) -> None:
-    callback = await start(each(hook.url + PATH)[which])
-    hook.replies.append(Reply(status=status, parts=[f"no {PATH}".encode()], headers={"location": hook.url + PATH}))
-    record = an_alert()
-    failed = await failure(callback, record)
-    assert (failed.failed, list(failed.refused)) == ([record], [])
-    assert f"at 127.0.0.1 answered {status}" in failed.message
-    await callback.write([record])
-    await callback.write([record])
-    assert len(hook.requests) == 2
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize(
-    ("asked", "pause"),
-    [("30", 30.0), ("1.5", 1.5), ("999999", 3600.0), ("soon", None), ("Thu, 26 Nov 2026 12:00:12 GMT", 10.0)],
-)
-async def test_a_limit_says_when_to_come_back(
-    hook: FakeLLM, start: Start, asked: str, pause: float | None, which: int
-) -> None:
-    callback = await start(each(hook.url + PATH)[which])
-    hook.replies.append(Reply(status=429, headers={"retry-after": asked}, parts=[b"rate_limited"]))
-    batch = [an_alert(f"It is down {at}") for at in range(5)]
-    failed = await failure(callback, *batch)
-    assert failed.retry_after_s == pause
-    assert failed.failed == (batch if pause is not None else batch[:1])
-    await callback.write(batch)
-    assert len(hook.requests) == 6
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize(
-    "reply", [Reply(refuse=True), Reply(garbage=b"nonsense\r\n\r\n"), Reply(parts=[b"x" * (2 << 20)]), Reply(delay_s=5)]
-)
-async def test_broken_answers(hook: FakeLLM, start: Start, reply: Reply, which: int) -> None:
-    callback = await start(each(hook.url + PATH, request_timeout_s=0.5)[which])
-    hook.replies.append(reply)
-    record = an_alert()
-    async with asyncio.timeout(10):
-        assert (await failure(callback, record)).failed == [record]
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-async def test_nobody_at_the_address(start: Start, which: int) -> None:
-    async with FakeLLM() as gone:
-        callback = await start(each(gone.url + PATH)[which])
-    assert "127.0.0.1" in (await failure(callback, an_alert())).message
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-async def test_no_address(clock: Clock, which: int) -> None:
-    callback = [Slack(), MSTeams(), Webhook()][which]
-    variable = ["SLACK_WEBHOOK_URL or ALERTING_WEBHOOK_URL", "MS_TEAMS_WEBHOOK_URL", "WEBHOOK_URL"][which]
-    with pytest.raises(SetupError, match=variable):
-        await callback.start(clock.runtime)
-
-
-@pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("url", ["hooks.slack.com/SECRET", "ftp://x/SECRET", "https://", "https://[SECRET"])
-async def test_addresses_that_are_none(clock: Clock, url: str, which: int) -> None:
-    with pytest.raises(SetupError) as caught:
-        await each(url)[which].start(clock.runtime)
-    assert "SECRET" not in str(caught.value)
-    assert "SECRET" not in repr(each(url)[which])
-
-
-async def test_a_batch_that_is_cancelled_goes_on_where_it_ended(hook: FakeLLM, start: Start) -> None:
-    """The outbox cancels a write that takes too long; what was taken before does not go out twice."""
-    callback = await start(Slack(webhook_url=hook.url))
-    hook.replies.extend([Reply(parts=[b"ok"]), Reply(delay_s=30)])
-    batch = [an_alert("one"), an_alert("two"), an_alert("three")]
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await callback.write(batch)
-    await callback.write(batch)
-    assert [text.rpartition(" ")[2] for text in texts(hook)] == ["one", "two", "three", "two"]
-
 
 # --- Slack
 
@@ -247,12 +86,6 @@ async def test_slack_messages_have_an_end(hook: FakeLLM, start: Start) -> None:
     assert 3000 < len(one) <= 3500
     assert 1500 < len(two) <= 1900
     assert "more characters" in texts(hook)[0]
-
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50) | st.lists(
-    st.sampled_from(["<!channel>", "<@U1>", "<https://evil.io|bank>", "&lt;", "`", "\n", "@everyone", "[a](b)", "a"]),
-    max_size=6,
-).map("".join)  # fmt: skip
 
 
 @given(message=TEXT, kind=TEXT, name=TEXT, value=TEXT)
@@ -332,13 +165,6 @@ def test_teams_links_show_where_they_lead(message: str, kind: str, name: str, va
 
 
 # --- webhook
-
-
-def genuine(request: Received, secret: str = SECRET) -> bool:
-    """How a receiver checks a request."""
-    signed = request.headers["x-tianji-timestamp"].encode() + b"." + request.body
-    expected = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
-    return hmac.compare_digest(f"sha256={expected}", request.headers["x-tianji-signature"])
 
 
 async def test_a_budget_event_is_litellms(hook: FakeLLM, start: Start) -> None:
@@ -434,29 +260,3 @@ async def test_odd_fields(hook: FakeLLM, start: Start) -> None:
         await callback.write([an_alert("", kind="budget_alerts", fields=odd)])
     assert len(hook.requests) == 3
     assert orjson.loads(hook.requests[2].body)["team_id"] == {"a": [None]}
-
-
-# --- through the outbox
-
-
-async def test_an_outbox_delivers_every_alert_once_in_spite_of_limits(hook: FakeLLM) -> None:
-    busy, down = Reply(status=429, headers={"retry-after": "0"}), Reply(status=503)
-    hook.replies.extend([Reply(), busy, Reply(), down, Reply(status=400), Reply(), Reply(refuse=True)])
-    async with Runtime() as runtime:
-        callback, journal = Slack(webhook_url=hook.url), Journal(None)
-        await callback.start(runtime)
-        await journal.open("one")
-        delivery = Delivery(flush_interval_s=0.01, backoff_s=0.01, max_backoff_s=0.05)
-        outbox = Outbox("slack", callback.write, journal=journal, runtime=runtime, delivery=delivery)
-        outbox.start()
-        for at in range(10):
-            record = an_alert(f"It is down {at}")
-            journal.offer(("slack",), record.id, "alert", record.raw)
-        async with asyncio.timeout(20):
-            await outbox.drain(20)
-        await outbox.aclose()
-        await callback.aclose()
-        journal.close()
-    assert (outbox.delivered, outbox.dropped, outbox.pending) == (9, {"refused": 1}, 0)
-    assert len(hook.requests) == 13
-    assert len({text.rpartition(" ")[2] for text in texts(hook)}) == 10
