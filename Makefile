@@ -13,7 +13,7 @@ PYTEST ?= $(BIN)/python -m pytest
 export UV_NATIVE_TLS ?= 1
 # The lock files name no registry; uv takes the one that this machine is set up for.
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
-EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio otel prometheus parquet zstd email,--extra $(extra))
+EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio otel parquet zstd email,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
 .PHONY: eval-guardrails prometheus property run run-llm test test-fast lint format bench bench-quick lock clean node emulators

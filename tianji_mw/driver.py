@@ -18,7 +18,7 @@ from tianji_mw.errors import OrderError, SetupError, TianjiError
 from tianji_mw.lifespan import Lifespan
 from tianji_mw.routes import Routes
 from tianji_mw.runtime import Runtime
-from tianji_mw.witness import Broken, Witness, conclude, end_at_once, shielded
+from tianji_mw.witness import Broken, Witness, conclude, end_all_at_once, shielded
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -166,12 +166,11 @@ class LLMMiddleware:
         try:
             await self._run(call, inner, receive, witness)
         finally:
-            if call.complete and all(layer.ends_at_once for layer in call.enders):
-                call.settle()
-                for layer in reversed(call.enders):
-                    end_at_once(layer, call)
-            else:
-                await shielded(conclude(call, witness))
+            if call.enders or not call.complete:
+                if call.complete and all(layer.ends_at_once for layer in call.enders):
+                    end_all_at_once(call)
+                else:
+                    await shielded(conclude(call, witness))
             call.runtime.inflight -= 1
             call.runtime.count("calls", f"{api.name} {call.settle()}")
             _current.reset(token)

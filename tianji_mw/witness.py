@@ -175,6 +175,13 @@ async def conclude(call: Call, witness: Witness) -> None:
                 log.exception("call %s: %s.on_end failed", call.id, name)
 
 
+def end_all_at_once(call: Call) -> None:
+    """The end of a call whose answer has left in full, and whose layers wait for nothing: no task is needed."""
+    call.settle()
+    for layer in reversed(call.enders):
+        end_at_once(layer, call)
+
+
 def end_at_once(layer: LLMMiddleware, call: Call) -> None:
     """Run an `on_end_now`, which waits for nothing, and so can neither be cancelled nor be late."""
     try:
