@@ -19,7 +19,7 @@ from tianji_mw import jsonbytes
 from tianji_mw.apis.base import JSON, Api, Usage
 from tianji_mw.channel import Channel, channel_of
 from tianji_mw.errors import BodyTooLarge, InvalidRequest, ReceiveTimeout, TianjiError, UnsupportedEncoding
-from tianji_mw.facts import Attempt, ClientGone, Counters, Limits, Outcome, Timings, outcome_of
+from tianji_mw.facts import Attempt, CacheUse, ClientGone, Counters, Limits, Outcome, Timings, outcome_of
 from tianji_mw.headers import RequestHeaders
 from tianji_mw.kept import Kept
 
@@ -78,6 +78,8 @@ class Call:
     runtime: Runtime
     #: The event loop that serves it, set by the layer that opened the call.
     loop: asyncio.AbstractEventLoop | None = None
+    #: That layer, and the scope that it was given.
+    origin: tuple[LLMMiddleware, Scope] | None = None
     identity: Identity | None = None
     deployment: Deployment | None = None
     #: What the `Secrets` layer offers by name; see `secret()`.
@@ -88,6 +90,14 @@ class Call:
     attempts: list[Attempt] = field(default_factory=list)
     #: Asked before each attempt for headers to send along, lower case; nothing goes before the provider's own.
     upstream_headers: list[Callable[[Deployment], Mapping[str, str]]] = field(default_factory=list)
+    #: What layers did to the call that its answer depends on, by who did it: a cache keeps such answers apart.
+    vary: dict[str, str] = field(default_factory=dict)
+    #: What a cache did for it.
+    cache: CacheUse | None = None
+    #: Others that wait for this call's answer too: it goes on when its own client leaves.
+    followers: int = 0
+    #: Called when the client has left and nobody else waits any more.
+    on_abandoned: Callable[[], None] | None = None
     usage: Usage = field(default_factory=Usage)
     want_usage: bool = False
     timings: Timings = field(default_factory=Timings)
@@ -355,8 +365,10 @@ class Call:
                 self.outcome = outcome_of(self.error)
             elif not self.complete:
                 self.outcome = "truncated"
+            elif self.status >= 400:
+                self.outcome = "error"
             else:
-                self.outcome = "ok" if self.status < 400 else "error"
+                self.outcome = "cached" if self.cache is not None and self.cache.answered else "ok"
         return self.outcome
 
     def __repr__(self) -> str:

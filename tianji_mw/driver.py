@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, TypedDict
 
 from tianji_mw import taps
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from tianji_mw.taps import Batch, Head
 
 log = logging.getLogger("tianji_mw.driver")
+
+#: The app inside of a layer; what it answers goes to the `send` it is given.
+Inner = Callable[["Send"], Awaitable[None]]
 
 RUNTIME_KEY: Final = "tianji_mw.runtime"
 
@@ -63,6 +67,7 @@ class LLMMiddleware:
     #: Whether `on_frames` is written; without it an answer is not decoded for this layer.
     reads_frames: ClassVar[bool] = False
     _taps: ClassVar[bool] = False
+    _surrounds: ClassVar[bool] = False
     #: Whether `on_end_now` is written.
     ends_at_once: ClassVar[bool] = False
     #: Whether `on_end` is written; a layer that seldom has a use for it may say so for itself.
@@ -74,6 +79,7 @@ class LLMMiddleware:
         base = LLMMiddleware
         cls.reads_frames = cls.on_frames is not base.on_frames
         cls._taps = cls.reads_frames or cls.on_start is not base.on_start
+        cls._surrounds = cls.around is not base.around
         cls.ends_at_once = cls.on_end_now is not base.on_end_now
         cls._ends = cls.ends_at_once or cls.on_end is not base.on_end
 
@@ -102,6 +108,13 @@ class LLMMiddleware:
 
     async def on_request(self, call: Call) -> None:
         """Read or edit the request, or refuse it by raising a TianjiError."""
+
+    async def around(self, call: Call, inner: Inner, send: Send) -> None:
+        """Answer through `send` in the place of the inner app, or let it answer: `await inner(send)`, also repeatedly.
+
+        For what keeps answers or tries again. What it sends goes through this layer's own `on_start` and `on_frames`.
+        """
+        await inner(send)
 
     async def on_start(self, call: Call, head: Head) -> None:
         """Status and headers of the answer, before they leave; may raise to refuse the answer."""
@@ -152,7 +165,7 @@ class LLMMiddleware:
             return
         assert self.runtime is not None
         call = open_call(api, scope, receive, runtime=self.runtime, limits=self.limits)
-        call.loop = loop
+        call.loop, call.origin = loop, (self, scope)
         inner = dict(scope)
         inner[CALL_KEY] = call
         inner[RUNTIME_KEY] = self.runtime
@@ -183,9 +196,10 @@ class LLMMiddleware:
         tap = taps.Tap(self, call, send) if self._taps else None
         try:
             if await self._admit(call, receive, send):
-                if call.edited and not self._inner_shares:
-                    scope = {**scope, "headers": taps.with_length(scope["headers"], len(call.body))}
-                await self.app(scope, call.receive if call.loaded else receive, tap or send)
+                if self._surrounds:
+                    await self.around(call, partial(self._inner, call, scope, receive), tap or send)
+                else:
+                    await self._inner(call, scope, receive, tap or send)
             if tap is not None:
                 await tap.finish()
         except ClientGone as gone:
@@ -201,6 +215,13 @@ class LLMMiddleware:
         except BaseException as cancelled:
             call.fail(cancelled)
             raise
+
+    async def _inner(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        """The inner app; run again, it is given the whole request again."""
+        if call.edited and not self._inner_shares:
+            scope = {**scope, "headers": taps.with_length(scope["headers"], len(call.body))}
+        call.rewind()
+        await self.app(scope, call.receive if call.loaded else receive, send)
 
     async def _admit(self, call: Call, receive: Receive, send: Send) -> bool:
         """Read the body, run `on_request`; False when the request was answered with a refusal instead."""

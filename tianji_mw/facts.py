@@ -56,6 +56,33 @@ class Attempt:
     error: BaseException | None = None
 
 
+@dataclass(slots=True, eq=False)
+class CacheUse:
+    """What the cache did for a call."""
+
+    #: `hit` and `stale` answered it; `partial` answered some of its items; `bypass`: it was not asked.
+    status: Literal["hit", "stale", "partial", "miss", "bypass"] = "miss"
+    kind: Literal["exact", "semantic"] = "exact"
+    key: str = ""
+    #: Seconds since a provider gave the answer.
+    age_s: float = 0.0
+    #: The answer came from a call that is being served at this moment.
+    shared: bool = False
+    #: Cosine to the nearest request that was asked before; None where none was looked for.
+    similarity: float | None = None
+    #: Why it was not asked.
+    reason: str = ""
+    #: Tokens that no provider had to read and write for it.
+    saved_tokens: int = 0
+    #: What they would have cost, in US dollars; 0 where there are no prices.
+    saved_cost: float = 0.0
+
+    @property
+    def answered(self) -> bool:
+        """Whether no provider was asked."""
+        return self.status in ("hit", "stale")
+
+
 class ClientGone(Exception):  # a state of the connection, not a fault
     """The client disconnected; nobody is left to answer."""
 

@@ -12,7 +12,7 @@ from tianji_mw.apis.base import JSON
 #: Request fields that are ours (or LiteLLM's) alone: never sent to a provider.
 OWN_FIELDS: Final = frozenset(
     {
-        "tags", "guardrails", "guardrail_config", "cache", "fallbacks", "context_window_fallbacks",
+        "tags", "guardrails", "guardrail_config", "cache", "caching", "fallbacks", "context_window_fallbacks",
         "disable_fallbacks", "num_retries", "timeout", "stream_timeout", "mock_response", "drop_params",
         "additional_drop_params",
         "allowed_openai_params", "extra_body", "extra_headers", "prompt_id", "prompt_variables", "prompt_label",

@@ -34,6 +34,7 @@ class Watch:
 
     async def __aenter__(self) -> None:
         self._task = asyncio.current_task(self._call.loop)
+        self._call.on_abandoned = self._fire
         if self._channel is not None:
             self._channel.on_gone(self._gone)
         else:
@@ -45,13 +46,14 @@ class Watch:
 
     async def _watch(self) -> None:
         await self._call.disconnected()
-        if self._call.gone:
+        if self._call.gone and not self._call.followers:
             self._fire()
 
     def _gone(self) -> None:
         if not self._call.complete:
             self._call.gone = True
-            self._fire()
+            if not self._call.followers:
+                self._fire()
 
     def _fire(self) -> None:
         if self._task is not None:
@@ -61,6 +63,7 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._call.on_abandoned = None
         if self._channel is not None:
             self._channel.on_gone(None)
         else:

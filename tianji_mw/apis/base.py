@@ -20,6 +20,9 @@ from tianji_mw.errors import InvalidRequest, TianjiError
 #: Decoded JSON. The one place where `Any` is right: its shape is the other side's decision.
 JSON = Any
 
+#: How an answer ended: as the model meant it; at the request's limit of tokens; or in a way that makes it no answer.
+Ending = Literal["complete", "limit", "unfinished"]
+
 Kind = Literal["text", "tool", "thinking", "usage", "stop", "error", "other"]
 
 
@@ -138,6 +141,10 @@ class Api:
     def usage(self, data: JSON) -> Usage | None:
         """Usage in a frame or plain answer; None where it says nothing."""
         return None
+
+    def ending(self, answer: JSON) -> Ending:
+        """How a whole answer (of a stream: the assembled one) ended. Filtered, refused and empty ones are unfinished."""
+        return "unfinished" if not isinstance(answer, dict) or not answer or answer.get("error") else "complete"
 
     def repeats(self, data: JSON, event: str) -> Iterator[Part]:
         """Texts in an event that stood in earlier ones, and of which `see` therefore says nothing."""

@@ -6,15 +6,19 @@ Source: OpenAI API reference, "Chat" and "Streaming".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import orjson
 
 from tianji_mw.apis import sse
-from tianji_mw.apis.base import JSON, NOTHING, Api, Part, Seen, Usage, content_parts
+from tianji_mw.apis.base import JSON, NOTHING, Api, Ending, Part, Seen, Usage, content_parts
 from tianji_mw.apis.chat_tools import ChatTools
 from tianji_mw.apis.tools import Tools
 from tianji_mw.errors import InvalidRequest
+
+
+#: Finish reasons of a model that had said what it wanted to say.
+_FINISHED: Final[frozenset[JSON]] = frozenset({"stop", "tool_calls", "function_call"})
 
 
 class ChatCompletions(Api):
@@ -83,6 +87,9 @@ class ChatCompletions(Api):
         found = data.get("usage") if isinstance(data, dict) else None
         return usage_of(found)
 
+    def ending(self, answer: JSON) -> Ending:
+        return ending_of(answer, "message")
+
     def split(self, answer: JSON) -> Sequence[bytes]:
         head = {"id": answer.get("id"), "object": "chat.completion.chunk"}
         head |= {key: answer[key] for key in ("created", "model", "system_fingerprint") if key in answer}
@@ -102,6 +109,19 @@ class ChatCompletions(Api):
         if isinstance(answer.get("usage"), dict):
             chunks.append({"choices": [], "usage": answer["usage"]})
         return [*(sse.encode(orjson.dumps({**head, **chunk})) for chunk in chunks), self.done]
+
+
+def ending_of(answer: JSON, content: str) -> Ending:
+    """The ending of an answer with `choices`, whose content stands in the field `content` of each."""
+    if not isinstance(answer, dict) or answer.get("error"):
+        return "unfinished"
+    choices = dicts(answer.get("choices"))
+    reasons = {choice.get("finish_reason") for choice in choices if choice.get(content)}
+    if not choices or len(reasons) == 0 or any(not choice.get(content) for choice in choices):
+        return "unfinished"
+    if not reasons <= _FINISHED | {"length"}:
+        return "unfinished"
+    return "limit" if "length" in reasons else "complete"
 
 
 def usage_of(found: JSON) -> Usage | None:

@@ -12,8 +12,8 @@ from typing import ClassVar
 import orjson
 
 from tianji_mw.apis import sse
-from tianji_mw.apis.base import JSON, NOTHING, Api, Part, Seen, Usage
-from tianji_mw.apis.chat_completions import dicts, usage_of
+from tianji_mw.apis.base import JSON, NOTHING, Api, Ending, Part, Seen, Usage
+from tianji_mw.apis.chat_completions import dicts, ending_of, usage_of
 from tianji_mw.errors import InvalidRequest
 
 
@@ -71,6 +71,9 @@ class Completions(Api):
 
     def usage(self, data: JSON) -> Usage | None:
         return usage_of(data.get("usage")) if isinstance(data, dict) else None
+
+    def ending(self, answer: JSON) -> Ending:
+        return ending_of(answer, "text")
 
     def is_end(self, raw: bytes, data: JSON, event: str) -> bool:
         if data is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from tianji_mw.apis.base import JSON, NOTHING, Api, Part, Seen, Usage, content_parts
+from tianji_mw.apis.base import JSON, NOTHING, Api, Ending, Part, Seen, Usage, content_parts
 from tianji_mw.apis.chat_completions import usage_of
 from tianji_mw.apis.completions import has_tokens
 from tianji_mw.errors import InvalidRequest
@@ -39,6 +39,10 @@ class Embeddings(Api):
 
     def see_whole(self, data: JSON) -> Seen:
         return Seen("error") if isinstance(data, dict) and data.get("error") else NOTHING
+
+    def ending(self, answer: JSON) -> Ending:
+        data = answer.get("data") if isinstance(answer, dict) and not answer.get("error") else None
+        return "complete" if data and isinstance(data, list) else "unfinished"
 
     def usage(self, data: JSON) -> Usage | None:
         return usage_of(data.get("usage")) if isinstance(data, dict) else None

@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 import orjson
 
 from tianji_mw.apis import sse
-from tianji_mw.apis.base import JSON, NOTHING, Api, Kind, Part, Seen, Usage
+from tianji_mw.apis.base import JSON, NOTHING, Api, Ending, Kind, Part, Seen, Usage
 from tianji_mw.apis.messages_events import events
 from tianji_mw.apis.messages_tools import MessagesTools
 from tianji_mw.apis.tools import Tools
@@ -99,6 +99,14 @@ class Messages(Api):
     def is_end(self, raw: bytes, data: JSON, event: str) -> bool:
         kind = data.get("type") if isinstance(data, dict) else None
         return (kind or event) in ("message_stop", "error")
+
+    def ending(self, answer: JSON) -> Ending:
+        if not isinstance(answer, dict) or answer.get("type") == "error" or answer.get("error"):
+            return "unfinished"
+        reason = answer.get("stop_reason")
+        if reason == "max_tokens":
+            return "limit"
+        return "complete" if reason in ("end_turn", "stop_sequence", "tool_use") else "unfinished"
 
     def usage(self, data: JSON) -> Usage | None:
         if not isinstance(data, dict):

@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 import orjson
 
 from tianji_mw.apis import sse
-from tianji_mw.apis.base import JSON, NOTHING, Api, Kind, Part, Seen, Usage, openai_error
+from tianji_mw.apis.base import JSON, NOTHING, Api, Ending, Kind, Part, Seen, Usage, openai_error
 from tianji_mw.apis.chat_completions import dicts
 from tianji_mw.apis.responses_events import Events, item_events
 from tianji_mw.apis.responses_tools import ResponsesTools
@@ -157,6 +157,15 @@ class Responses(Api):
             reasoning_tokens=_count(outputs, "reasoning_tokens"),
             source="provider",
         )
+
+    def ending(self, answer: JSON) -> Ending:
+        if not isinstance(answer, dict) or answer.get("error"):
+            return "unfinished"
+        if answer.get("status") == "completed":
+            return "complete"
+        details = answer.get("incomplete_details")
+        limited = isinstance(details, dict) and details.get("reason") == "max_output_tokens"
+        return "limit" if answer.get("status") == "incomplete" and limited else "unfinished"
 
     def is_end(self, raw: bytes, data: JSON, event: str) -> bool:
         if not isinstance(data, dict):

@@ -179,8 +179,6 @@ class Otel(OtlpCallback):
             lines.close()
         await super().aclose()
 
-    # --- in the path of the call
-
     # --- what is sent
 
     def resource(self, record: Record) -> Attributes:

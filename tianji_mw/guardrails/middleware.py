@@ -19,6 +19,7 @@ from tianji_mw.guardrails.choose import Choice
 from tianji_mw.guardrails.chosen import Chosen, spoken
 from tianji_mw.guardrails.entry import Entry
 from tianji_mw.guardrails.judge import judge
+from tianji_mw.guardrails.policy import version_of
 from tianji_mw.guardrails.release import Scan, Window
 from tianji_mw.guardrails.rewrite import put, replaced
 from tianji_mw.guardrails.tools import judge_offers
@@ -56,6 +57,7 @@ class Guardrails(LLMMiddleware):
         self._entries = [
             check if isinstance(check, Entry) else Entry(check=check, name=type(check).__name__) for check in checks
         ]
+        self._versions: dict[tuple[int, ...], str] = {}
         self._choice = Choice(self._entries, by_model or {})
         # Only what runs beside a call has to be waited for at its end.
         self._ends = any(entry.moment != "before" or entry.modes_by_tag for entry in self._entries)
@@ -72,6 +74,7 @@ class Guardrails(LLMMiddleware):
     async def on_request(self, call: Call) -> None:
         chosen = call.note(_OfCall)[self] = Chosen(self._choice(call))
         if chosen.entries:
+            call.vary["guardrails"] = call.vary.get("guardrails", "") + self._version(chosen.entries)
             names = ",".join(entry.name for entry in chosen.entries).encode("ascii", "replace").decode()
             for header in ("x-litellm-applied-guardrails", "x-tianji-applied-guardrails"):
                 before = call.response_headers.get(header)
@@ -90,6 +93,16 @@ class Guardrails(LLMMiddleware):
             if spans:
                 put(call.edit(), part.path, replaced(part.text, spans))
         chosen.sent(said, call)
+
+    def _version(self, entries: Sequence[Entry]) -> str:
+        """The version of the policy that these entries are; of few sets, so it is made once for each."""
+        chosen = tuple(map(id, entries))
+        version = self._versions.get(chosen)
+        if version is None:
+            version = version_of(entries)
+            if all(entry in self._entries for entry in entries) and len(self._versions) < 1024:
+                self._versions[chosen] = version
+        return version
 
     async def on_frames(self, call: Call, batch: Batch) -> Sequence[Frame]:
         chosen = call.note(_OfCall).get(self)

@@ -43,6 +43,9 @@ _PARAMS: Final = frozenset(
     }
 )  # fmt: skip
 _OK: Final = frozenset({"ok", "cached"})
+_CACHE: Final = (
+    "status", "kind", "key", "age_s", "shared", "similarity", "reason", "saved_tokens", "saved_cost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +111,7 @@ def _payload(taken: Snapshot, request: Mapping[str, JSON], rules: RecordRules) -
         "api_base": last.get("api_base") or "",
         **_counts(facts),
         **times,
-        "cache_hit": True if facts["outcome"] == "cached" else None,
-        "cache_key": None,
+        **_cached(facts),
         "request_tags": _tags(facts, request, asked_about, rules),
         "end_user": _end_user(request, asked_about, facts["api"]),
         "requester_ip_address": facts["client"] or None,
@@ -156,9 +158,23 @@ def _counts(facts: Mapping[str, Any]) -> dict[str, JSON]:
         "total_tokens": inputs + outputs,
         "response_cost": 0.0,
         "cost_breakdown": None,
-        "saved_cache_cost": 0.0,
         "response_cost_failure_debug_info": None,
     }
+
+
+def _cached(facts: Mapping[str, Any]) -> dict[str, JSON]:
+    """What the cache did, in LiteLLM's names; nothing is known where it was not asked."""
+    cache = _cache(facts)
+    asked = cache is not None and cache["status"] != "bypass"
+    return {
+        "cache_hit": cache["status"] in ("hit", "stale") if cache is not None and asked else None,
+        "cache_key": cache["key"] or None if cache is not None else None,
+        "saved_cache_cost": cache["saved_cost"] if cache is not None else 0.0,
+    }
+
+
+def _cache(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    return dict(zip(_CACHE, facts["cache"], strict=True)) if "cache" in facts else None
 
 
 def _times(taken: Snapshot) -> dict[str, float]:
@@ -172,7 +188,7 @@ def _times(taken: Snapshot) -> dict[str, float]:
 def _hidden(facts: Mapping[str, Any], last: Mapping[str, JSON]) -> dict[str, JSON]:
     return {
         "model_id": last.get("model_id"),
-        "cache_key": None,
+        "cache_key": facts["cache"][2] or None if "cache" in facts else None,
         "api_base": last.get("api_base") or "",
         "response_cost": 0.0,
         "litellm_overhead_time_ms": (facts["sent"] - facts["received"]) / 1e6 if facts["sent"] else None,
@@ -201,6 +217,7 @@ def _ours(
         "bytes_out": facts["bytes_out"],
         "usage_source": facts["usage"][5],
         "attempts": list(attempts),
+        "cache": _cache(facts),
     }
 
 

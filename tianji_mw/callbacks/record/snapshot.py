@@ -130,6 +130,11 @@ def _facts(call: Call) -> dict[str, JSON]:
     }  # fmt: skip
     if call.identity is not None:
         facts["identity"] = _identity(call.identity)
+    if (use := call.cache) is not None:
+        facts["cache"] = (
+            use.status, use.kind, use.key, use.age_s, use.shared, use.similarity, use.reason, use.saved_tokens,
+            use.saved_cost,
+        )  # fmt: skip
     if call.outcome not in _OK:
         facts["error"] = _error(call)
     if Runs in call.notes:
