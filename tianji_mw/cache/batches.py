@@ -89,6 +89,7 @@ class Batches:
         flight = Flight(call, held, call.limits.max_answer_bytes)
         await inner(flight.take)
         flight.end()
+        call.edit()["input"] = asked  # as the record has to show it
         if not flight.good:
             await held.release(send)
             return

@@ -127,7 +127,7 @@ class Flight:
                     return await self._relay(call, send)
                 while not self.over:
                     await self._change()
-            if self.state == "whole" and not self.good and not leader.closed:
+            if self.entry is None and self.state == "whole" and not self.good and not leader.closed:
                 await self._fail(call, send)
                 return True
             return False

@@ -105,6 +105,7 @@ class Cache(LLMMiddleware):
         if isinstance(plan, str):
             use.status, use.reason = "bypass", plan
             call.runtime.count("cache_bypassed", plan)
+            mark(call, use)
             if plan == "no-tenant":
                 self._tell_keyless()
         else:
@@ -113,7 +114,6 @@ class Cache(LLMMiddleware):
             assert call.origin is not None
             if refreshed := call.origin[1].get(REFRESH_KEY):
                 plan.key, plan.refresh = refreshed, True
-        mark(call, use)
 
     def _tell_keyless(self) -> None:
         if not self._told_keyless:
@@ -207,16 +207,17 @@ class Cache(LLMMiddleware):
                 self.saved(call, use, call.usage)
                 return True
             if flight.entry is not None and fits(flight.entry, call.api, call.request, stream=call.stream):
-                await self._give(call, flight.entry, send, "hit", shared=True)
+                await self._give(call, flight.entry, send, "stale" if flight.held else "hit", shared=True)
                 return True
             if self._flights.get(plan.key) is flight:
                 break
         use.status, use.shared = "miss", False
-        mark(call, use)
         return False
 
     async def lead(self, call: Call, plan: Plan, inner: Inner, send: Send, spare: Entry | None) -> None:
         """Ask, for this call and for all who ask the same meanwhile; `spare` is given where there is no answer."""
+        assert call.cache is not None
+        mark(call, call.cache)
         flight = Flight(call, send, self.rules.max_item_bytes, hold_errors=spare is not None)
         epoch, key = self.epoch, plan.key
         together = plan.controls.write and plan.controls.read and key not in self._flights
@@ -224,7 +225,9 @@ class Cache(LLMMiddleware):
             self._flights[key] = flight
         try:
             await inner(flight.take)
-            if flight.good and flight.joinable:
+            if flight.held:
+                flight.entry = spare
+            elif flight.good and flight.joinable:
                 await self._keep(call, plan, flight, fresh=epoch == self.epoch)
         finally:
             flight.end()
@@ -245,7 +248,8 @@ class Cache(LLMMiddleware):
         if not worth:
             call.runtime.count("cache_not_kept", api.name)
         if worth or call.followers:
-            made = self.made(call, plan, body=flight.body, usage=replace(call.usage))
+            usage = call.usage if call.usage.source != "none" else api.usage(answer) or call.usage
+            made = self.made(call, plan, body=flight.body, usage=replace(usage))
             entry = flight.entry = replace(made, form=flight.form, content_type=flight.content_type)
             if worth and fresh and plan.controls.write:
                 await self._store(call, plan, entry, answer)

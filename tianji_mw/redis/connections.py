@@ -26,7 +26,7 @@ async def connector(settings: RedisSettings, *, sentinel: bool = False) -> Conne
     if sentinel:
         username, password = settings.sentinel_username, settings.sentinel_password
     options: dict[str, Any] = {
-        # Whoever asks limits the time of the whole operation; RESP2 needs no greeting, so a connection is ready at once.
+        # Whoever asks limits the time of the whole operation. RESP2 needs no greeting: fewer round trips to connect.
         "socket_timeout": None,
         "socket_connect_timeout": None,
         "protocol": 2,
@@ -39,8 +39,9 @@ async def connector(settings: RedisSettings, *, sentinel: bool = False) -> Conne
 
     def connect(address: Address) -> Connection:
         host, port = address
-        made = Connection(host=host, port=port, **options) if tls is None else _Tls(tls, host=host, port=port, **options)
-        return made
+        if tls is not None:
+            return _Tls(tls, host=host, port=port, **options)
+        return Connection(host=host, port=port, **options)
 
     return connect
 

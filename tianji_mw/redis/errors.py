@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
+
+#: A command's name and arguments.
+Arg = str | bytes | int | float
+Command = Sequence[Arg]
 
 Kind = Literal["timeout", "unreachable", "full", "refused", "error"]
 

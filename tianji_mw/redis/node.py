@@ -16,13 +16,10 @@ from redis.asyncio import Connection
 from tianji_mw.alarms import TICK_S
 from tianji_mw.redact import Secret
 from tianji_mw.redis.connections import Connect
-from tianji_mw.redis.errors import RedisDown, RedisFailed
+from tianji_mw.redis.errors import Command, RedisDown, RedisFailed
 from tianji_mw.redis.failures import failure_of
 from tianji_mw.redis.settings import Address, RedisSettings, shown
 from tianji_mw.runtime import Runtime
-
-Arg = str | bytes | int | float
-Command = Sequence[Arg]
 
 #: Pauses of the probe.
 _FIRST_PAUSE_S: Final = 0.25
@@ -33,7 +30,7 @@ _STALL_S: Final = 3 * TICK_S
 
 
 class Lost(Exception):
-    """A connection that had worked before broke, as when the server was started anew. Nothing is known of the answer."""
+    """A connection that had worked before broke, as when the server starts anew. Nothing is known of the answer."""
 
 
 class Node:
@@ -85,7 +82,7 @@ class Node:
             if sent and (clock() - began) / 1e9 < within_s + _STALL_S:
                 await self._open_breaker(slow)
             raise slow from None
-        except sdk.ConnectionError as error:
+        except (sdk.ConnectionError, sdk.TimeoutError) as error:  # its TimeoutError is the kernel's ETIMEDOUT
             failed = failure_of(error, self.where)
             await self._open_breaker(failed)
             raise failed from None
@@ -109,13 +106,13 @@ class Node:
         connection = self._idle.pop() if used else self._connect(self.address)
         try:
             if not used:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             packed = connection.pack_commands(cast("Any", commands))
             await connection.send_packed_command(packed, check_health=False)
             answers = [await _answer(connection) for _ in commands]
         except BaseException as error:
             await connection.disconnect(nowait=True)
-            if used and type(error) is sdk.ConnectionError:
+            if used and type(error) in (sdk.ConnectionError, sdk.TimeoutError):  # a subclass is an answer
                 await self._drop_idle()  # the others broke with it
                 raise Lost from None
             raise
@@ -141,23 +138,28 @@ class Node:
 
     async def _probe(self) -> None:
         pause_s = _FIRST_PAUSE_S
-        while self.trouble is not None and not self.closed:
+        while self._away():
             # Spread, so that the processes of a fleet do not come back in step.
             await self._runtime.sleep(pause_s * self._runtime.rng.uniform(0.8, 1.0))
             pause_s = min(pause_s * _PAUSE_GROWS, _LONGEST_PAUSE_S)
             await self._look()
-            if self.closed:
-                return
-            await self._asked_again()
+            if self._away():
+                await self._ask_again()
 
-    async def _asked_again(self) -> None:
+    def _away(self) -> bool:
+        """Calls are kept away, and may come back."""
+        return self.trouble is not None and not self.closed
+
+    async def _ask_again(self) -> None:
         """Close the breaker if the server answers."""
         connection = self._connect(self.address)
         try:
             async with asyncio.timeout(self._probe_timeout_s):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
-                await connection.read_response()
+                answer = await _answer(connection)
+                if isinstance(answer, sdk.ResponseError) and not isinstance(answer, sdk.NoPermissionError):
+                    raise answer
         except TimeoutError:
             await connection.disconnect(nowait=True)
         except sdk.RedisError as error:

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tianji_mw.redis.errors import KeysApart, RedisFailed
+from tianji_mw.redis.errors import Arg, KeysApart, RedisFailed
 from tianji_mw.redis.slots import slot_of
 
 if TYPE_CHECKING:
-    from tianji_mw.redis.client import Arg, Redis
+    from tianji_mw.redis.client import Redis
 
 
 class Script:
@@ -24,7 +24,9 @@ class Script:
         self.source: Final = source
         self.sha: Final = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, redis: Redis, keys: Sequence[str], args: Sequence[Arg] = (), *, repeatable: bool = False) -> Any:
+    async def run(
+        self, redis: Redis, keys: Sequence[str], args: Sequence[Arg] = (), *, repeatable: bool = False
+    ) -> Any:
         """Its answer. Raises KeysApart before anything is sent, and RedisFailed.
 
         `repeatable`: running twice does no harm, so it may be sent again after a connection broke.

@@ -20,12 +20,12 @@ Address = tuple[str, int]
 
 
 def _addresses(value: Any) -> Any:
-    """Addresses as `[host, port]`, as `{"host": .., "port": ..}`, as `"host:port"`, or a JSON text of a list of them."""
+    """Each is `[host, port]`, `{"host": .., "port": ..}` or `"host:port"`; the whole may be the JSON text of a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except ValueError:
-            raise ValueError("nodes are a JSON list, such as [[\"10.0.0.1\", 6379]]") from None
+            raise ValueError('nodes are a JSON list, such as [["10.0.0.1", 6379]]') from None
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     return tuple(_address(one) for one in value) if isinstance(value, list | tuple) else value

@@ -96,6 +96,16 @@ async def test_stale_where_the_provider_cannot_be_reached(llm: FakeLLM, cached: 
     assert text(await gateway(ask())) == "old"
 
 
+async def test_followers_are_given_the_stale_one_too(llm: FakeLLM, cached: Make) -> None:
+    gateway = cached(ttl_s=10, stale_if_error_s=3600)
+    await old(gateway, llm, 1000)
+    before = len(llm.requests)
+    llm.replies.append(Reply.json({"error": {"message": "down"}}, status=503, delay_s=0.1))
+    found = await asyncio.gather(*(gateway(ask()) for _ in range(5)))
+    assert {(one.status, text(one), one.headers["x-cache"]) for one in found} == {(200, "old", "STALE")}
+    assert len(llm.requests) == before + 1
+
+
 async def test_the_clients_own_error_is_no_reason_for_it(llm: FakeLLM, cached: Make) -> None:
     gateway = cached(ttl_s=10, stale_if_error_s=3600)
     await old(gateway, llm, 1000)
