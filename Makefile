@@ -13,10 +13,10 @@ PYTEST ?= $(BIN)/python -m pytest
 export UV_NATIVE_TLS ?= 1
 # The lock files name no registry; uv takes the one that this machine is set up for.
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
-EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio otel parquet zstd email,--extra $(extra))
+EXTRAS := $(foreach extra,http2 aws google azure vault json-schema secret-cache guardrails presidio otel parquet zstd email redis semantic,--extra $(extra))
 APT := $(if $(shell command -v sudo),$(if $(filter 0,$(shell id -u)),,sudo)) apt-get
 
-.PHONY: eval-guardrails prometheus property run run-llm test test-fast lint format bench bench-quick lock clean node emulators
+.PHONY: eval-guardrails eval-cache prometheus property run run-llm test test-fast lint format bench bench-quick lock clean node emulators
 
 run: $(VENV)/.sidecar ## the sidecar on 127.0.0.1:4000, no key and no network needed
 	$(BIN)/tianji-sidecar run --port $(PORT) --admin-port $(ADMIN_PORT) $(if $(CONFIG),--config $(CONFIG))
@@ -45,6 +45,9 @@ format: $(VENV)/.test
 
 eval-guardrails: $(VENV)/.test ## quality of the built-in guardrails on the development data beside this folder
 	$(BIN)/python -m tests.evaluation
+
+eval-cache: $(VENV)/.test ## quality of the semantic cache on the same data
+	$(BIN)/python -m tests.evaluation.cache_report
 
 bench: $(VENV)/.test bench-tools ## direct, nginx and the sidecar, interleaved; some minutes
 	$(BIN)/python tests/benchmarks/run.py

@@ -41,6 +41,8 @@ class CacheStore(BaseModel):
     #: Keeps calls away from what has failed by itself, and as fine as it needs (a node of a cluster): no breaker around
     #: it.
     has_breaker: ClassVar[bool] = False
+    #: Seconds that a read may take before it is a miss.
+    read_timeout_s: ClassVar[float] = 0.25
     #: Environment variables that fill a field which the config leaves out, in this order.
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: LiteLLM's and other names of our fields.

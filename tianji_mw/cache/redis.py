@@ -6,14 +6,16 @@ one costs its first callers `op_timeout_s`, and nobody anything after that. Redi
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from pydantic import Field, PrivateAttr
 
 from tianji_mw.cache.base import CacheStore, StoreFailed
-from tianji_mw.redis import RedisSettings, shared
+from tianji_mw.redis import shared
 from tianji_mw.redis.errors import Command, RedisFailed
+from tianji_mw.redis.settings import RedisSettings
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -68,9 +70,7 @@ class RedisStore(RedisSettings, CacheStore):
         """Values, and the seconds that they have left; one round trip to each node. As `get_many` otherwise."""
         pairs: list[tuple[str, Command]] = [(key, (name, key)) for key in keys for name in ("GET", "PTTL")]
         answers = _found(await self.client.run_many(pairs))
-        return [
-            (value, max(left_ms or 0, 0) / 1000) for value, left_ms in zip(answers[::2], answers[1::2], strict=True)
-        ]
+        return [(value, _left_s(left_ms)) for value, left_ms in zip(answers[::2], answers[1::2], strict=True)]
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         await self._run("SET", key, value, "PX", _ms(ttl_s))
@@ -132,6 +132,11 @@ def _ms(ttl_s: float) -> int:
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _left_s(left_ms: int | None) -> float:
+    """PTTL in seconds: -1 is for ever, and -2 gone."""
+    return math.inf if left_ms == -1 else max(left_ms or 0, 0) / 1000
 
 
 def _failed(error: RedisFailed) -> StoreFailed:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tianji_mw.errors import MissingExtra
-from tianji_mw.redis.settings import RedisSettings
 
 if TYPE_CHECKING:
     from tianji_mw.redis.client import Redis
+    from tianji_mw.redis.settings import RedisSettings
     from tianji_mw.runtime import Runtime
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from redis import exceptions as sdk
@@ -29,14 +29,23 @@ _LONGEST_PAUSE_S: Final = 5.0
 class Channel:
     """One channel. `heard` gets every message; `joined` is called before the first one after each (new) connection."""
 
-    def __init__(self, redis: Redis, name: str, *, heard: Callable[[bytes], None], joined: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        name: str,
+        *,
+        heard: Callable[[bytes], Awaitable[None]],
+        joined: Callable[[], Awaitable[None]],
+    ) -> None:
         self.name = name
-        #: When the server was last heard, in nanoseconds of the runtime's clock; 0 before that.
-        self.heard_ns = 0
+        #: When the server was last heard, in nanoseconds of the runtime's clock; None before that.
+        self.heard_ns: int | None = None
         self._redis, self._heard, self._joined = redis, heard, joined
         self._sharded = redis.settings.mode == "cluster"
         #: Whether it is connected, as far as it was said in the log.
         self._well: bool | None = None
+        self._connection: Connection | None = None
+        self._closed = asyncio.Event()
 
     async def send(self, message: bytes) -> None:
         """To everybody who listens, this process among them. Raises RedisFailed."""
@@ -51,24 +60,34 @@ class Channel:
     async def listen(self) -> None:
         """Listen for ever, connecting anew with pauses; run it as a background task."""
         pause_s = _FIRST_PAUSE_S
-        while True:
+        while not self._closed.is_set():
             began = self._redis.runtime.clock()
             try:
                 await self._listened()
             except RedisFailed as error:
+                if self._closed.is_set():
+                    return
                 self._redis.runtime.count("redis_errors", f"subscribe {error.kind}")
                 if self._well is not False:
                     log.warning("%s; nothing comes over channel %s now", error.message, self.name)
                 self._well = False
+            if self._closed.is_set():
+                return
             lasted_s = (self._redis.runtime.clock() - began) / 1e9
             pause_s = _FIRST_PAUSE_S if lasted_s > 2 * _LONGEST_PAUSE_S else min(pause_s * 1.5, _LONGEST_PAUSE_S)
             await self._redis.runtime.sleep(pause_s * self._redis.runtime.rng.uniform(0.8, 1.0))
             await self._redis.table.refresh()
 
+    async def aclose(self) -> None:
+        """End `listen`."""
+        self._closed.set()
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+
     async def _listened(self) -> None:
         """Until the connection breaks. Raises RedisFailed."""
         node = self._redis.node_of(self.name)
-        connection = self._redis.connect(node.address)
+        connection = self._connection = self._redis.connect(node.address)
         try:
             await self._subscribed(connection)
             while True:
@@ -78,6 +97,7 @@ class Channel:
         except sdk.RedisError as error:
             raise failure_of(error, node.where) from None
         finally:
+            self._connection = None
             await connection.disconnect(nowait=True)
 
     async def _subscribed(self, connection: Connection) -> None:
@@ -92,7 +112,7 @@ class Channel:
         if self._well is False:
             log.info("Redis: channel %s works again", self.name)
         self._well = True
-        self._joined()
+        await self._joined()
         self.heard_ns = self._redis.runtime.clock()
         return None
 
@@ -105,7 +125,7 @@ class Channel:
                 raise TimeoutError
         self.heard_ns = self._redis.runtime.clock()
         if answer[0] in (b"message", b"smessage"):
-            self._heard(answer[2])
+            await self._heard(answer[2])
         elif answer[0] == b"sunsubscribe":  # its slot went to another node
             raise RedisFailed("Redis: the channel has moved", kind="unreachable")
 

@@ -57,7 +57,7 @@ class Table:
         return node
 
     def moved(self, slot: int, node: Node) -> None:
-        """A server said that this slot is there now. Where one has moved, others have: look, but not for each of them."""
+        """A server said that this slot is there now. Others may have moved too: look, but not for each of them."""
         self._by_slot[slot] = node
         now = self._runtime.clock()
         if now >= self._next_look_ns:

@@ -61,7 +61,7 @@ class WordPieces:
         return Pieces([*ids[: most - 1], _END], cut_off or len(read) < len(text))
 
     def _of_word(self, word: str) -> list[int]:
-        """The longest known beginning, then the longest that continues it, and so on; one that is unknown spoils all."""
+        """The longest known beginning, then the longest that continues it, and so on; else unknown as a whole."""
         known = self._ids.get(word)
         if known is not None:
             return [known] if len(word) <= _LONGEST_WORD else [_UNKNOWN]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from tianji_mw.plugins import in_our_names
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Embedder(BaseModel):
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: LiteLLM's and other names of our fields.
     aliases: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_names(cls, fields: Any) -> Any:
+        return in_our_names(fields, cls.aliases)
 
     @property
     def model_id(self) -> str:

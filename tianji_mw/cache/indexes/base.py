@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from tianji_mw.plugins import in_our_names
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class VectorIndex(BaseModel):
     instant: ClassVar[bool] = False
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     aliases: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_names(cls, fields: Any) -> Any:
+        return in_our_names(fields, cls.aliases)
 
     async def start(self, runtime: Runtime, *, model_id: str, dims: int) -> None:
         """Open the index of this embedding model. Vectors of another model that it still holds are never matched."""

@@ -1,0 +1,247 @@
+"""Redis that freezes, dies, fails over or is not there yet: no call fails, and none waits for it twice."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.processes import free_port
+from tests.support.redis_servers import MASTER, Cluster, redis_cluster, redis_sentinel, redis_server
+from tianji_mw.cache.base import StoreFailed
+from tianji_mw.cache.redis import RedisStore
+from tianji_mw.runtime import Runtime
+
+pytestmark = pytest.mark.slow
+
+#: What a frozen server may cost, and what an operation may cost after that.
+FIRST_MS, LATER_MS = 250.0, 1.0
+#: How much a test may be held up by whatever else the machine does.
+MARGIN_MS = 100.0
+KEYS = [f"k{n}" for n in range(200)]
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[Runtime]:
+    async with Runtime() as runtime:
+        yield runtime
+
+
+async def started(runtime: Runtime, **fields: Any) -> RedisStore:
+    store = RedisStore.model_validate(fields)
+    await store.start(runtime)
+    return store
+
+
+async def timed(store: RedisStore, key: str = "k") -> tuple[float, bool]:
+    """Milliseconds of a get, and whether it failed."""
+    began = time.perf_counter()
+    try:
+        await store.get(key)
+        failed = False
+    except StoreFailed:
+        failed = True
+    return (time.perf_counter() - began) * 1000, failed
+
+
+async def healed(store: RedisStore, *, within_s: float, key: str = "k") -> float:
+    """Seconds until a put works again."""
+    began = time.perf_counter()
+    async with asyncio.timeout(within_s):
+        while True:
+            try:
+                await store.put(key, b"v", 600)
+                return time.perf_counter() - began
+            except StoreFailed:
+                await asyncio.sleep(0.02)
+
+
+@dataclass
+class Load:
+    """About `per_s` gets and puts a second, as calls would make them: a StoreFailed is a miss."""
+
+    store: RedisStore
+    per_s: int = 200
+    #: When each miss was, in seconds after the start.
+    misses: list[float] = field(default_factory=list)
+    done: int = 0
+    slowest_ms: float = 0.0
+
+    async def __aenter__(self) -> Load:
+        self._began, self._stop = time.perf_counter(), False
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._stop = True
+        await self._task
+
+    @property
+    def now(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:  # anything but a StoreFailed ends the test
+            while not self._stop:
+                key = KEYS[self.done % len(KEYS)]
+                group.create_task(self._call(key, write=self.done % 5 == 0))
+                self.done += 1
+                await asyncio.sleep(max(0.0, self.done / self.per_s - self.now))
+
+    async def _call(self, key: str, *, write: bool) -> None:
+        began = time.perf_counter()
+        try:
+            if write:
+                await self.store.put(key, key.encode(), 600)
+            else:
+                assert await self.store.get(key) in (key.encode(), None)
+        except StoreFailed:
+            self.misses.append(self.now)
+        self.slowest_ms = max(self.slowest_ms, (time.perf_counter() - began) * 1000)
+
+
+async def test_a_frozen_server_costs_its_time_once(tmp_path: Path, runtime: Runtime) -> None:
+    with redis_server(tmp_path) as server:
+        store = await started(runtime, port=server.port)
+        await store.put("k", b"v", 600)
+        server.freeze()
+        first = await asyncio.gather(*(timed(store) for _ in range(20)))
+        assert all(failed for _, failed in first)
+        assert max(ms for ms, _ in first) < FIRST_MS + MARGIN_MS
+        later = [await timed(store) for _ in range(500)]
+        assert all(failed for _, failed in later)
+        assert statistics.median(ms for ms, _ in later) < LATER_MS
+        # The probe meets a frozen server too, and no call waits for it.
+        await asyncio.sleep(1.5)
+        assert statistics.median([(await timed(store))[0] for _ in range(500)]) < LATER_MS
+        server.thaw()
+        assert await healed(store, within_s=8) < 5
+        assert await store.get("k") == b"v"
+        assert not runtime.degraded
+
+
+async def test_a_server_that_starts_anew_is_found_by_the_first_call_after(tmp_path: Path, runtime: Runtime) -> None:
+    port = free_port()
+    with redis_server(tmp_path, port=port):
+        store = await started(runtime, port=port)
+        await asyncio.gather(*(store.put(key, b"v", 600) for key in KEYS[:10]))  # ten connections, or so
+    with redis_server(tmp_path, port=port):
+        assert await store.get("k0") is None
+        assert not runtime.counts
+
+
+async def test_a_server_that_dies_costs_nothing(tmp_path: Path, runtime: Runtime) -> None:
+    port = free_port()
+    with redis_server(tmp_path, port=port) as server:
+        store = await started(runtime, port=port)
+        await store.put("k", b"v", 600)
+        server.kill()
+        times = [await timed(store) for _ in range(200)]
+    assert all(failed for _, failed in times)
+    assert times[0][0] < FIRST_MS
+    assert statistics.median(ms for ms, _ in times) < LATER_MS
+    with redis_server(tmp_path, port=port):
+        assert await healed(store, within_s=8) < 6
+
+
+async def test_a_start_before_the_server(tmp_path: Path, runtime: Runtime) -> None:
+    port = free_port()
+    store = await started(runtime, port=port)
+    with pytest.raises(StoreFailed, match="the connection is refused; check host and port") as caught:
+        await store.get("k")
+    assert caught.value.kind == "unreachable"
+    assert f"redis 127.0.0.1:{port}" in runtime.degraded
+    with redis_server(tmp_path, port=port):
+        await healed(store, within_s=8)
+    assert not runtime.degraded
+
+
+# --- cluster
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    with redis_cluster(tmp_path) as running:
+        yield running
+
+
+async def test_a_primary_that_dies_under_load(cluster: Cluster, runtime: Runtime) -> None:
+    store = await started(runtime, startup_nodes=cluster.nodes[:2])
+    await store.put_many([(key, key.encode(), 600.0) for key in KEYS])
+    victim = cluster.servers[0]
+    lost = {key for key in KEYS if cluster.owner(key).port == victim.port}
+    async with Load(store) as load:
+        await asyncio.sleep(1)
+        assert not load.misses
+        killed = load.now
+        victim.kill()
+        recovered = killed + await healed(store, within_s=20, key=min(lost))
+        await asyncio.sleep(2)
+    assert load.done > 200 * 0.8 * load.now
+    assert all(killed <= at < recovered + 0.5 for at in load.misses)
+    # A third of the keys were the victim's: no more than those were missed.
+    assert len(load.misses) < (recovered - killed + 0.5) * load.per_s * 0.6
+    assert load.slowest_ms < FIRST_MS + MARGIN_MS
+    assert recovered - killed < 10
+    found = await store.get_many(sorted(lost))
+    assert sum(value is not None for value in found) >= len(lost) - 5  # a replica may miss the last writes
+    assert not runtime.degraded
+    print(f"failover: {recovered - killed:.2f} s, {len(load.misses)} of {load.done} calls missed")
+
+
+async def test_a_frozen_node_holds_up_nobody_else(cluster: Cluster, runtime: Runtime) -> None:
+    store = await started(runtime, startup_nodes=cluster.nodes)
+    await store.put_many([(key, key.encode(), 600.0) for key in KEYS])
+    victim = cluster.servers[1]
+    frozen = [key for key in KEYS if cluster.owner(key).port == victim.port]
+    others = [key for key in KEYS if key not in frozen]
+    usual = statistics.median([(await timed(store, key))[0] for key in others])
+    victim.freeze()
+    slow = asyncio.gather(*(timed(store, key) for key in frozen))
+    beside = [await timed(store, key) for key in others]
+    assert not any(failed for _, failed in beside)
+    assert statistics.median(ms for ms, _ in beside) < 5 * usual + 1
+    assert max(ms for ms, _ in await slow) < FIRST_MS + MARGIN_MS
+    mixed = await store.get_many(KEYS)
+    assert sum(value is None for value in mixed) == len(frozen)
+    await healed(store, within_s=20, key=frozen[0])  # by failover
+    victim.thaw()
+    await asyncio.sleep(1)
+    assert await store.get_many(KEYS) == [b"v" if key == frozen[0] else key.encode() for key in KEYS]
+    assert not runtime.degraded
+
+
+# --- Sentinel
+
+
+async def test_sentinels_name_a_new_primary(tmp_path: Path, runtime: Runtime) -> None:
+    with redis_sentinel(tmp_path) as watched:
+        store = await started(runtime, sentinel_nodes=watched.nodes, service_name=MASTER)
+        await store.put_many([(key, key.encode(), 600.0) for key in KEYS])
+        assert list((await store.report())["nodes"]) == [f"127.0.0.1:{watched.primary.port}"]
+        async with Load(store) as load:
+            await asyncio.sleep(0.5)
+            killed = load.now
+            watched.primary.kill()
+            recovered = killed + await healed(store, within_s=30)
+            await asyncio.sleep(1)
+        assert all(killed <= at < recovered + 0.5 for at in load.misses)
+        assert load.slowest_ms < FIRST_MS + MARGIN_MS
+        report = await store.report()
+        assert report["nodes"] == {f"127.0.0.1:{watched.replica.port}": "up"}
+        assert not runtime.degraded
+        print(f"failover: {recovered - killed:.2f} s, {len(load.misses)} of {load.done} calls missed")
+
+
+async def test_a_name_that_no_sentinel_watches(tmp_path: Path, runtime: Runtime) -> None:
+    with redis_sentinel(tmp_path, sentinels=2) as watched:
+        store = await started(runtime, sentinel_nodes=watched.nodes, service_name="other")
+        with pytest.raises(StoreFailed, match="watches nothing named service_name") as caught:
+            await store.get("k")
+        assert caught.value.kind == "refused"
