@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, Unpack
 
@@ -33,6 +34,8 @@ from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Send
+
+    from tianji_mw.cache.semantic.layer import Looked, Semantic
 
 log = logging.getLogger("tianji_mw.cache")
 
@@ -59,6 +62,7 @@ class Cache(LLMMiddleware):
         *,
         store: CacheStore | None = None,
         rules: CacheRules | None = None,
+        semantic: Semantic | None = None,
         price: Callable[[str, Usage], float] | None = None,
         **options: Unpack[LayerOptions],
     ) -> None:
@@ -71,6 +75,7 @@ class Cache(LLMMiddleware):
         #: Grows with every purge: what was asked for before one is not kept after it.
         self.epoch = 0
         self.planner = Planner(self.rules)
+        self.semantic = semantic
         self._price = price
         self._flights: dict[str, Flight] = {}
         self._refreshing: set[str] = set()
@@ -83,17 +88,20 @@ class Cache(LLMMiddleware):
         self.shelf = Shelf(self.store, runtime)
         await self.shelf.start()
         self.writer = None if self.store.instant else Writer(self.shelf, runtime)
+        if self.semantic is not None:
+            await self.semantic.start(runtime, self.shelf)
 
     async def aclose(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        try:
-            if self.writer is not None:
-                await self.writer.drain(_FLUSH_S)
-        finally:
+        async with AsyncExitStack() as stack:  # each is closed, whatever another raises; the last pushed is the first
             if self.shelf is not None:
-                await self.shelf.aclose()
+                stack.push_async_callback(self.shelf.aclose)
+            if self.writer is not None:
+                stack.push_async_callback(self.writer.drain, _FLUSH_S)
+            if self.semantic is not None:
+                stack.push_async_callback(self.semantic.aclose)
 
     # --- a call
 
@@ -216,19 +224,26 @@ class Cache(LLMMiddleware):
 
     async def lead(self, call: Call, plan: Plan, inner: Inner, send: Send, spare: Entry | None) -> None:
         """Ask, for this call and for all who ask the same meanwhile; `spare` is given where there is no answer."""
-        assert call.cache is not None
-        mark(call, call.cache)
+        use = call.cache
+        assert use is not None
         flight = Flight(call, send, self.rules.max_item_bytes, hold_errors=spare is not None)
         epoch, key = self.epoch, plan.key
         together = plan.controls.write and plan.controls.read and key not in self._flights
         if together:
             self._flights[key] = flight
         try:
+            looked = await self._looked(call, plan)
+            if looked is not None and looked.entry is not None:
+                flight.entry = looked.entry
+                use.kind = "semantic"
+                await self._give(call, looked.entry, send, "hit")
+                return
+            mark(call, use)
             await inner(flight.take)
             if flight.held:
                 flight.entry = spare
             elif flight.good and flight.joinable:
-                await self._keep(call, plan, flight, fresh=epoch == self.epoch)
+                await self._keep(call, plan, flight, looked, fresh=epoch == self.epoch)
         finally:
             flight.end()
             if together and self._flights.get(key) is flight:
@@ -238,7 +253,22 @@ class Cache(LLMMiddleware):
             call.error = None
             await self._give(call, spare, send, "stale")
 
-    async def _keep(self, call: Call, plan: Plan, flight: Flight, *, fresh: bool) -> None:
+    async def _looked(self, call: Call, plan: Plan) -> Looked | None:
+        """An answer to other words, if there may be one."""
+        if self.semantic is None or plan.items or plan.refresh or not plan.controls.read:
+            return None
+        use = call.cache
+        assert use is not None
+        prefix = self.planner.keys.prefix(plan.tenant, plan.controls.namespace, call.model)
+        looked = await self.semantic.look(call, plan, prefix, self)
+        if looked is None:
+            return None
+        use.similarity = looked.asked.neighbours[0].similarity if looked.asked.neighbours else 0.0
+        if looked.entry is not None and self.fitness(looked.entry, plan, call) != "fresh":
+            looked.entry = None
+        return looked
+
+    async def _keep(self, call: Call, plan: Plan, flight: Flight, looked: Looked | None, *, fresh: bool) -> None:
         """Make an entry of the answer, and store it if it may be given again."""
         api = call.api
         if flight.form == "opaque":
@@ -253,6 +283,10 @@ class Cache(LLMMiddleware):
             entry = flight.entry = replace(made, form=flight.form, content_type=flight.content_type)
             if worth and fresh and plan.controls.write:
                 await self._store(call, plan, entry, answer)
+                seen = api.see_whole(answer)
+                # What calls a tool acts: it is given again to the same words alone.
+                if looked is not None and self.semantic is not None and seen.kind == "text":
+                    self.semantic.keep(call, looked, plan.key, entry, seen.text, self)
 
     async def _store(self, call: Call, plan: Plan, entry: Entry, answer: JSON) -> None:
         if not plan.items:

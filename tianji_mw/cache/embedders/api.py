@@ -184,7 +184,8 @@ def _read(answer: Any, count: int, where: str) -> NDArray[np.float32]:
         if [item["index"] for item in items] != list(range(count)):
             raise EmbeddingFailed(f"{where} did not send one vector for each text")
         rows = [_row(item["embedding"]) for item in items]
-        vectors = np.array(rows, np.float32)
+        with np.errstate(over="ignore"):  # infinity is found below
+            vectors = np.array(rows, np.float32)
     except (KeyError, TypeError, ValueError, binascii.Error):
         raise EmbeddingFailed(f"{where} sent something else than OpenAI's answer") from None
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True) if vectors.ndim == 2 and vectors.size else np.zeros(1)

@@ -76,7 +76,7 @@ class Sketches:
         self.bytes = 0
         self.evicted = 0
         self._max_bytes = max_bytes
-        self._compared = min(_COARSE_KEPT, max(128, _COMPARED // dims))
+        self._compared = min(_COARSE_KEPT // 2, max(128, _COMPARED // dims))
         self._values: I8 = np.zeros((max_points, dims), np.int8)
         self._scales: F32 = np.zeros(max_points, np.float32)
         self._bits: Bits = np.zeros((max_points, _WORDS), np.uint64)
@@ -189,8 +189,9 @@ class Sketches:
         if place.count > self._compared:
             rows = self._promising(place, self._sketch(vector))
         rows = rows[(self._expires[rows] > now) & (self._owner[rows] == place.number)]
-        # No BLAS: its threads would wait for cores that serve calls.
-        similarity = np.einsum("ij,j->i", self._values[rows].astype(np.float32), vector) * self._scales[rows]
+        # Row by row, as a product of matrices would wait for threads on cores that serve calls.
+        values = np.take(self._values, rows, axis=0).astype(np.float32)  # `take` has a fifth of the time of `[rows]`
+        similarity = np.vecdot(values, vector) * self._scales[rows]
         if k < len(rows):
             best = np.argpartition(-similarity, k - 1)[:k]
             rows, similarity = rows[best], similarity[best]
@@ -210,15 +211,15 @@ class Sketches:
         rows = place.rows[: place.count]
         if place.count > _COARSE_KEPT:
             rows = self._coarse(place, sketch)
-        distance = _sums(np.bitwise_count(self._bits[rows] ^ sketch))
+        distance = _sums(np.bitwise_count(np.take(self._bits, rows, axis=0) ^ sketch))
         return rows[np.argpartition(distance, self._compared - 1)[: self._compared]]
 
     def _coarse(self, place: _Partition, sketch: Bits) -> Rows:
-        """The `_COARSE_KEPT` rows of the partition that are nearest by the first bits."""
+        """About `_COARSE_KEPT` rows of the partition that are nearest by the first bits."""
         top, rows = len(self._texts), place.rows[: place.count]
         if place.count * 3 < top:  # reading its rows one by one is cheaper than reading all
             rows = np.sort(rows)
-            return rows[_lowest(self._distances(self._coarse_bits[:, rows], sketch), _COARSE_KEPT)]
+            return rows[_lowest(self._distances(np.take(self._coarse_bits, rows, axis=1), sketch), _COARSE_KEPT)]
         distance = self._distances(self._coarse_bits[:, :top], sketch)
         distance[self._owner[:top] != place.number] = _FAR
         return _lowest(distance, _COARSE_KEPT)
@@ -274,7 +275,18 @@ def _hadamard(power: int) -> F32:
 
 
 def _lowest(distance: NDArray[np.uint8], count: int) -> Rows:
-    """Where the `count` lowest stand; looking for the border takes a tenth of the time of sorting."""
+    """Where about `count` of the lowest stand. Some show where the border lies, unless they are a bad sample."""
+    border = _border(distance[::7].copy(), count // 7)
+    found = np.flatnonzero(distance <= border)
+    if border == _FAR or not count // 2 <= len(found) <= 3 * count:
+        border = _border(distance, count)
+        nearer = np.flatnonzero(distance < border)
+        found = np.concatenate([nearer, np.flatnonzero(distance == border)[: count - len(nearer)]])
+    return found.astype(np.int32)
+
+
+def _border(distance: NDArray[np.uint8], count: int) -> int:
+    """The smallest distance that at least so many keep to; found sooner than by sorting."""
     low, high = 0, _FAR
     while low < high:
         middle = (low + high) // 2
@@ -282,8 +294,7 @@ def _lowest(distance: NDArray[np.uint8], count: int) -> Rows:
             high = middle
         else:
             low = middle + 1
-    nearer = np.flatnonzero(distance < low)
-    return np.concatenate([nearer, np.flatnonzero(distance == low)[: count - len(nearer)]]).astype(np.int32)
+    return low
 
 
 def _sums(counts: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -9,20 +9,20 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """`key`: of the entry with the answer. `answer`: equal for answers that say the same. `signature`: encoded."""
+    """`key`: of the entry with the answer. `answer`: equal for answers that say the same. `meaning`: encoded."""
 
     key: str
     answer: str
-    signature: str
+    meaning: str
 
     def encode(self) -> bytes:
-        return orjson.dumps((1, self.key, self.answer, self.signature))
+        return orjson.dumps((1, self.key, self.answer, self.meaning))
 
     @classmethod
     def decode(cls, raw: bytes) -> Payload | None:
         """The payload in these bytes; None for those of another version, or no payload at all."""
         try:
-            version, key, answer, signature = orjson.loads(raw)
+            version, key, answer, meaning = orjson.loads(raw)
         except (orjson.JSONDecodeError, TypeError, ValueError):
             return None
-        return cls(str(key), str(answer), str(signature)) if version == 1 else None
+        return cls(str(key), str(answer), str(meaning)) if version == 1 else None

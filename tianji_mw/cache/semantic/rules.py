@@ -32,3 +32,5 @@ class SemanticRules:
     neighbours: int = 8
     #: Of the answers that a provider gave although there was a neighbour, the share that is compared with its answer.
     verify: float = 1.0
+    #: Of the calls that could be answered, the share that is verified instead: else nothing would be learned of them.
+    explore: float = 0.05

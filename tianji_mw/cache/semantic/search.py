@@ -1,8 +1,7 @@
-"""Finds an answer to a request that means the same, and learns how far that may go.
+"""Finds requests that were asked before and are near to this one. It decides nothing.
 
 A neighbour is looked for within one partition: same tenant, model, parameters, tools, policy and context; only the
-words of the last turn may differ. What is found is given when it is near enough, and nothing in the words speaks
-against it. Where it is not given, the provider's answer shows what it would have been worth.
+words of the last turn may differ.
 """
 
 from __future__ import annotations
@@ -10,14 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
-from tianji_mw.cache.embedders.base import Embedder
-from tianji_mw.cache.indexes.base import VectorIndex
-from tianji_mw.cache.semantic.agreement import Signature
-from tianji_mw.cache.semantic.conversation import Question
+from tianji_mw.apis.base import JSON
+from tianji_mw.breaker import Breaker
+from tianji_mw.cache.embedders.base import Embedder, EmbeddingFailed
+from tianji_mw.cache.indexes.base import IndexFailed, Match, Point, VectorIndex
+from tianji_mw.cache.key import digest_of
+from tianji_mw.cache.rules import Plan
+from tianji_mw.cache.semantic.conversation import Question, question_of
 from tianji_mw.cache.semantic.payload import Payload
+from tianji_mw.cache.semantic.reuse import Meaning
 from tianji_mw.cache.semantic.rules import SemanticRules
+from tianji_mw.call import Call
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -26,9 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tianji_mw.cache")
 
-#: Where the words of a request stand, and so what the partition leaves out.
+#: Where the words of a request stand; all the rest of it is in the partition.
 _WORDS: Final = frozenset({"messages", "input", "prompt", "system", "instructions"})
 APIS: Final = frozenset({"chat_completions", "messages", "responses", "completions"})
+_FAILURES: Final = 3
+_LEFT_ALONE_S: Final = 10.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -38,8 +45,7 @@ class Neighbour:
     id: str
     similarity: float
     payload: Payload
-    #: What speaks against its answer; empty when nothing does.
-    against: str = ""
+    meaning: Meaning
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -50,33 +56,165 @@ class Asked:
     #: Whose thresholds hold for it.
     namespace: str
     question: Question
-    signature: Signature
+    meaning: Meaning
+    #: None where it could not be embedded, or not as a whole.
     vector: NDArray[np.float32] | None = None
+    #: The nearest first.
     neighbours: list[Neighbour] = field(default_factory=list)
 
 
 class Search:
-    """Looks for neighbours; decides nothing."""
+    """An embedder and an index, as the cache uses them: within a time limit, and never the reason why a call fails."""
 
     def __init__(self, embedder: Embedder, index: VectorIndex, rules: SemanticRules) -> None:
         self.embedder = embedder
         self.index = index
-        self.rules = rules
+        self._rules = rules
         self._runtime: Runtime | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._breaker = Breaker(_FAILURES, _LEFT_ALONE_S)
+        #: The index is opened when the number of dimensions is known: with the first vector.
+        self._open: asyncio.Task[None] | None = None
 
     async def start(self, runtime: Runtime) -> None:
-        """Load the model."""
+        """Load the model. Raises SetupError."""
         self._runtime = runtime
         await self.embedder.start(runtime)
 
     async def aclose(self) -> None:
         """Let it all go."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
-            self._opening = None
+        opening, self._open = self._open, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
         try:
-            await self.index.aclose()
+            if opening is not None:
+                await self.index.aclose()
         finally:
             await self.embedder.aclose()
+
+    # --- what is compared
+
+    def asked(self, call: Call, plan: Plan, prefix: str) -> Asked | str:
+        """What a call asks, or why it is compared with nothing. `prefix`: what keys of its tenant and model begin with."""
+        reason = self._unfit(call)
+        if reason:
+            return reason
+        question = question_of(call.api.name, call.request)
+        if isinstance(question, str):
+            return question
+        rest = {name: value for name, value in plan.body.items() if name not in _WORDS}
+        partition = prefix + digest_of([call.api.name, rest, dict(call.vary), question.context])[:32]
+        day = datetime.fromtimestamp(call.runtime.wall(), UTC).date().isoformat()
+        return Asked(partition=partition, namespace=prefix, question=question, meaning=Meaning.of(question, day))
+
+    def _unfit(self, call: Call) -> str:
+        rules, request = self._rules, call.request
+        if call.api.name not in APIS:
+            return "api"
+        if request.get("n") not in (None, 1) or request.get("best_of") not in (None, 1):
+            return "variety"
+        temperature = request.get("temperature")
+        if isinstance(temperature, int | float) and temperature >= rules.max_temperature:
+            return "variety"
+        if not rules.allow_tools and any(request.get(name) for name in ("tools", "functions", "web_search_options")):
+            return "tools"
+        if rules.max_messages is not None and _turns(request) > rules.max_messages:
+            return "messages"
+        return ""
+
+    # --- looking
+
+    async def look(self, asked: Asked) -> None:
+        """Find the neighbours; none where that takes too long or fails, which is counted."""
+        runtime = self._runtime
+        assert runtime is not None
+        if not self._breaker.allows(runtime.clock()):
+            runtime.count("semantic_errors", "left-alone")
+            return
+        try:
+            async with asyncio.timeout(self._rules.within_s):
+                await self._embed(asked)
+                if asked.vector is not None:
+                    found = await self.index.search(asked.partition, asked.vector, self._rules.neighbours)
+                    asked.neighbours = [near for match in found if (near := _neighbour(match)) is not None]
+        except TimeoutError:
+            self._failed("timeout", f"it took longer than {self._rules.within_s:g} s")
+        except (EmbeddingFailed, IndexFailed) as error:
+            self._failed("embed" if isinstance(error, EmbeddingFailed) else "index", error.message)
+        else:
+            self._breaker.succeeded()
+            runtime.report("semantic cache", "")
+
+    async def _embed(self, asked: Asked) -> None:
+        found = await self.embedder.embed([asked.question.text])
+        if found.truncated[0]:
+            assert self._runtime is not None
+            self._runtime.count("semantic_bypassed", "truncated")
+            return
+        if self._open is None:
+            dims = int(found.vectors.shape[1])
+            self._open = asyncio.create_task(self._opened(dims))
+        await asyncio.shield(self._open)
+        asked.vector = found.vectors[0]
+
+    async def _opened(self, dims: int) -> None:
+        assert self._runtime is not None
+        await self.index.start(self._runtime, model_id=self.embedder.model_id, dims=dims)
+
+    def _failed(self, kind: str, message: str) -> None:
+        runtime = self._runtime
+        assert runtime is not None
+        runtime.count("semantic_errors", kind)
+        was_open = self._breaker.open
+        self._breaker.failed(runtime.clock())
+        if self._breaker.open and not was_open:
+            log.warning("semantic cache: %s; calls go on without it", message)
+        runtime.report("semantic cache", message)
+
+    # --- keeping
+
+    async def add(self, asked: Asked, key: str, answer: str, ttl_s: float) -> None:
+        """Keep what was asked, and where its answer lies. A failure is counted."""
+        if asked.vector is None:
+            return
+        payload = Payload(key, answer, asked.meaning.encode())
+        point = Point(asked.partition, key.rpartition(":")[2], asked.vector, payload.encode(), ttl_s)
+        try:
+            await self.index.add([point])
+        except IndexFailed as error:
+            self._failed("index", error.message)
+
+    async def forget(self, partition: str, ids: list[str]) -> None:
+        """Forget points whose answer is gone. A failure is counted."""
+        try:
+            await self.index.delete(partition, ids)
+        except IndexFailed as error:
+            self._failed("index", error.message)
+
+    async def report(self) -> dict[str, Any]:
+        """Figures of both."""
+        opened = self._open is not None and self._open.done()
+        return {
+            "embedder": await self.embedder.report(),
+            "index": await self.index.report() if opened else {},
+            "left_alone": self._breaker.open,
+        }
+
+
+def _neighbour(match: Match) -> Neighbour | None:
+    payload = Payload.decode(match.payload)
+    if payload is None:
+        return None
+    try:
+        meaning = Meaning.decode(payload.meaning)
+    except ValueError:
+        return None
+    return Neighbour(id=match.id, similarity=match.similarity, payload=payload, meaning=meaning)
+
+
+def _turns(request: Any) -> int:
+    for name in ("messages", "input"):
+        listed: JSON = request.get(name)
+        if isinstance(listed, list):
+            return len(listed)
+    return 1
