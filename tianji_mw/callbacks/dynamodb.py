@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Final
 import orjson
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks.aws import AwsCallback, login_aliases, renewed
+from tianji_mw.callbacks.aws import AwsCallback
 from tianji_mw.callbacks.aws_answers import Answer, all_in_time, asked
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.dynamodb_items import Item, item_of, size_of
+from tianji_mw.logins.aws import login_aliases, renewed
 from tianji_mw.records import Record
 from tianji_mw.runtime import Runtime
 

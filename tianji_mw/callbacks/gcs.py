@@ -15,12 +15,12 @@ from urllib.parse import quote
 from pydantic import Field, PrivateAttr, model_validator
 
 from tianji_mw import http
-from tianji_mw.callbacks.gcs_login import GoogleToken, LoginFailed, with_scheme
 from tianji_mw.callbacks.gcs_names import Renamed, gcs_name
 from tianji_mw.callbacks.objects.base import ObjectCallback, PutFailed, Stored
 from tianji_mw.callbacks.objects.keys import Layout
 from tianji_mw.callbacks.service import REFUSED, is_address
 from tianji_mw.errors import SetupError, TianjiError
+from tianji_mw.logins.google import GoogleToken, LoginFailed, with_scheme
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime
 

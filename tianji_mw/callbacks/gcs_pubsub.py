@@ -13,8 +13,8 @@ from urllib.parse import quote
 from pydantic import Field, PrivateAttr, model_validator
 
 from tianji_mw.callbacks.base import NotDelivered, Record
-from tianji_mw.callbacks.gcs_login import GoogleToken, LoginFailed, with_scheme
 from tianji_mw.callbacks.service import HttpCallback
+from tianji_mw.logins.google import GoogleToken, LoginFailed, with_scheme
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime
 

@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from tianji_mw.callbacks import s3_answers as answers
-from tianji_mw.callbacks.aws import THREADS, AwsLogin, client, login_aliases, renewed
+from tianji_mw.callbacks.aws import THREADS
 from tianji_mw.callbacks.objects.base import ObjectCallback, PutFailed, Stored
 from tianji_mw.errors import SetupError
+from tianji_mw.logins.aws import AwsLogin, client, login_aliases, renewed
 from tianji_mw.runtime import Runtime
 
 log = logging.getLogger("tianji_mw.callbacks.s3")

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 import orjson
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.callbacks.aws import AwsCallback, login_aliases, renewed
+from tianji_mw.callbacks.aws import AwsCallback
 from tianji_mw.callbacks.aws_answers import Answer, Ask, all_in_time, asked
 from tianji_mw.callbacks.base import NotDelivered
 from tianji_mw.callbacks.sqs_messages import Message, Rules, entry_of, message_of, packed
 from tianji_mw.errors import MissingExtra, SetupError
+from tianji_mw.logins.aws import login_aliases, renewed
 from tianji_mw.records import Record
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime

@@ -49,7 +49,10 @@ def compose(
         *_secrets(settings, options),
     ]
     if terminal is None:
-        terminal = _gateway(settings, environment, options, problems)
+        terminal = gateway = _gateway(settings, environment, options, problems)
+    else:
+        gateway = None
+    layers += _cache(settings, environment, options, gateway, problems)
     if problems:
         raise ConfigErrors(problems)
     layers.sort(key=lambda layer: layer.cls.phase)  # type: ignore[attr-defined]
@@ -136,6 +139,8 @@ def _metadata(entry: KeySettings) -> Mapping[str, Any]:
     found = dict(entry.metadata)
     if entry.guardrails:
         found["guardrails"] = [*entry.guardrails, *(found.get("guardrails") or ())]
+    if entry.allowed_cache_controls:
+        found["allowed_cache_controls"] = entry.allowed_cache_controls
     if entry.disable_global_guardrails:
         found["disable_global_guardrails"] = True
     return found
@@ -155,6 +160,22 @@ def _callbacks(
 
     callbacks = destinations_of(settings, env, problems)
     return [Middleware(Callbacks, callbacks=callbacks, **rules_of(settings, env), **options)] if callbacks else []
+
+
+def _cache(
+    settings: Settings,
+    env: Mapping[str, str],
+    options: dict[str, Any],
+    gateway: ASGIApp | None,
+    problems: list[ConfigError],
+) -> list[Middleware]:
+    if not settings.settings.cache:
+        return []
+    from tianji_mw.cache.middleware import Cache
+    from tianji_mw.compose.cache import cache_of
+
+    given = cache_of(settings, env, gateway, problems)
+    return [Middleware(Cache, **given, **options)] if given is not None else []
 
 
 def _secrets(settings: Settings, options: dict[str, Any]) -> list[Middleware]:

@@ -53,7 +53,7 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
     if general is not None and "guardrails" in general.fields:
         # Some deployments keep them here; the contract accepts both places.
         _put(root, "guardrails", general.fields.pop("guardrails"), errors)
-    _gather_callbacks(root, errors)
+    _gather(root, errors)
     for block in ("router_settings", "general_settings"):
         _rename(root.child(block), block, errors)
     router = root.child("router_settings")
@@ -75,13 +75,14 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
     _detect_prompt_injection(root)
 
 
-def _gather_callbacks(root: Node, errors: list[ConfigError]) -> None:
-    """`callbacks` at the top level or in `general_settings`, and `alerting` at the top level, where they belong."""
+def _gather(root: Node, errors: list[ConfigError]) -> None:
+    """`callbacks`, `cache`, `alerting` at the top level or in `general_settings`, where they belong."""
     general = root.child("general_settings")
     for parent, key, home in (
         (root, "callbacks", "settings"),
         (general, "callbacks", "settings"),
         (root, "alerting", "general_settings"),
+        *((place, key, "settings") for place in (root, general) for key in ("cache", "cache_params")),
     ):
         if parent is not None and key in parent.fields:
             found = parent.fields.pop(key)

@@ -66,6 +66,8 @@ class DefaultParams(Block):
     weight: Amount | None = None
     rpm: Amount | None = None
     tpm: Amount | None = None
+    input_cost_per_token: Amount | None = None
+    output_cost_per_token: Amount | None = None
     timeout: Seconds | None = None
     stream_timeout: Seconds | None = None
     extra_headers: Headers = Field(default_factory=dict)
@@ -93,6 +95,9 @@ class ModelInfo(Block):
     id: Annotated[Name, BeforeValidator(_text_of_number)] | None = None
     mode: Name | None = None
     base_model: Name | None = None
+    #: US dollars.
+    input_cost_per_token: Amount | None = None
+    output_cost_per_token: Amount | None = None
 
 
 class Deployment(Placed):
@@ -128,6 +133,8 @@ class RouterSettings(Block):
     routing_strategy: Literal["simple-shuffle"] = "simple-shuffle"
     timeout: Seconds | None = None
     stream_timeout: Seconds | None = None
+    #: Model groups that share answers: lists of names.
+    caching_groups: tuple[tuple[Name, ...], ...] = ()
     model_group_alias: dict[str, Annotated[ModelAlias, BeforeValidator(_alias)]] = Field(default_factory=dict)
     default_params: DefaultParams = DefaultParams()
 
@@ -205,6 +212,8 @@ class VirtualKey(Placed):
     #: Guardrails that run on its calls, besides those of all calls; and whether those of all calls are left out.
     guardrails: tuple[Name, ...] = ()
     disable_global_guardrails: Switch = False
+    #: Directives of `cache` that its requests may use; none means all.
+    allowed_cache_controls: tuple[Name, ...] = ()
     metadata: FreeForm = Field(default_factory=dict)
     expires: Annotated[datetime, BeforeValidator(_iso), AfterValidator(_aware)] | None = None
 

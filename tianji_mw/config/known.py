@@ -15,7 +15,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 _COSTS: Final = """
-    input_cost_per_token output_cost_per_token cache_read_input_token_cost cache_creation_input_token_cost
+    cache_read_input_token_cost cache_creation_input_token_cost
     input_cost_per_second output_cost_per_second input_cost_per_character output_cost_per_character
     output_cost_per_image input_cost_per_image input_cost_per_audio_token output_cost_per_audio_token
     output_cost_per_reasoning_token input_cost_per_query
@@ -36,7 +36,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "root": _names("""
             prompts mcp_servers mcp_tools vector_store_registry search_tools assistant_settings
             files_settings finetune_settings teams prompt_management policies
-            policy_attachments pass_through_endpoints cache cache_params discord_webhook_url
+            policy_attachments pass_through_endpoints discord_webhook_url
             ratelimit_alert_threshold agent_list model_group_settings worker_registry
         """),
         "model_list": _names("tags access_control"),
@@ -63,8 +63,8 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             modify_params num_retries allowed_fails fallbacks context_window_fallbacks content_policy_fallbacks
             default_fallbacks service_callback service_callbacks audit_log_callbacks batch_line_item_callbacks
             s3_audit_callback_params generic_api_use_v1 cold_storage_custom_logger disable_streaming_logging
-            cache cache_params
-            enable_redis_auth_cache max_budget budget_duration max_internal_user_budget internal_user_budget_duration
+            enable_redis_auth_cache enable_caching_on_provider_specific_optional_params
+            max_budget budget_duration max_internal_user_budget internal_user_budget_duration
             default_internal_user_params default_team_params upperbound_key_generate_params
             default_key_generate_params key_generation_settings tag_budget_config cost_discount_config
             cost_margin_config force_ipv4 enable_json_schema_validation budget_exceeded_status_code guardrails
@@ -79,8 +79,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             include_cost_in_streaming_usage global_prompt_directory
             disable_end_user_cost_tracking
             model_group_alias credential_list custom_provider_map user_url_validation stream_timeout
-            secret_manager prompt_management default_redis_ttl
-            default_in_memory_ttl default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
+            secret_manager prompt_management default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
         """),
         "router_settings": _names("""
             routing_strategy_args routing_groups num_retries max_retries max_fallbacks retry_after retry_policy
@@ -90,7 +89,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             session_affinity_repin_on_failover enable_tag_filtering tag_filtering_match_any tag_routing_prefix
             provider_budget_config enable_weighted_failover enable_mid_stream_fallback_continuation
             enable_health_check_routing health_check_staleness_threshold health_check_ignore_transient_errors
-            default_max_parallel_requests default_priority polling_interval caching_groups redis_host redis_port
+            default_max_parallel_requests default_priority polling_interval redis_host redis_port
             redis_password redis_db redis_url cache_kwargs cache_responses client_ttl ignore_invalid_deployments
             fallback_on_unsupported_params set_verbose debug_level alerting_config assistants_config
             total_timeout connect_timeout ttft_timeout inter_chunk_timeout hedge search_tools guardrail_list
@@ -116,7 +115,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             oauth2_config_mappings ui_access_mode allow_user_auth allow_client_side_credentials
             supported_db_objects max_response_body_log_size control_plane_url role_permissions
             enable_public_model_hub public_model_hub_requires_auth on_unresolved on_invalid_guardrail
-            prompt_management cache cache_params sso_client_id sso_client_secret
+            prompt_management sso_client_id sso_client_secret
             sso_issuer_url sso_redirect_uri sso_scopes sso_role_mapping discord_webhook_url
             ratelimit_alert_threshold enforced_params cost_tracking_settings search_tools require_end_user_mcp
         """),
@@ -126,7 +125,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             duration aliases spend max_budget soft_budget budget_duration budget_limits budget_id organization_id
             project_id agent_id max_parallel_requests tpm_limit rpm_limit tpd_limit tpm_limit_type rpm_limit_type
             model_max_budget model_rpm_limit model_tpm_limit policies prompts
-            enforced_params allowed_cache_controls allowed_routes permissions object_permission config
+            enforced_params allowed_routes permissions object_permission config
             router_settings blocked auto_rotate rotation_interval key_type
     access_group_ids end_user_budget_id
             throttle_on_budget_exceeded team_alias user_email user_role end_user_id

@@ -19,6 +19,7 @@ from tianji_mw.config.blocks import (
     RouterSettings,
     VirtualKey,
 )
+from tianji_mw.config.cache_keys import CacheKeys
 from tianji_mw.config.callback_keys import AlertKeys, CallbackKeys
 from tianji_mw.config.nodes import Loc, Place
 from tianji_mw.config.values import Amount, Count, Credential, FreeForms, Megabytes, Name, Seconds, Switch, as_switch
@@ -62,7 +63,7 @@ class Notice:
         return self.error().message
 
 
-class BehaviourSettings(CallbackKeys):
+class BehaviourSettings(CacheKeys, CallbackKeys):
     """`litellm_settings`: how calls behave and what is logged."""
 
     drop_params: Switch = False

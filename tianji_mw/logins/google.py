@@ -1,6 +1,6 @@
-"""A token of Google for destinations, over google-auth: a service account, workload identity, or what the machine has.
+"""A token of Google, over google-auth: a service account, workload identity, or what the machine has.
 
-It is fetched and renewed in a thread of its own, before it ends (google-auth: 3 min 45 s), and no plugin.
+It is fetched and renewed in a thread of its own, before it ends (google-auth: 3 min 45 s).
 
 Source: google-auth, "Application Default Credentials".
 """
@@ -27,7 +27,7 @@ class LoginFailed(Exception):
 
 
 class GoogleToken:
-    """The login of one destination. `title`: what messages call it."""
+    """The login of one plugin. `title`: what messages call it."""
 
     def __init__(self, title: str, *, scope: str, file: str, content: Secret | None, timeout_s: float) -> None:
         self._title, self._scope, self._timeout_s = title, scope, timeout_s
