@@ -39,10 +39,26 @@ class Admin:
                 Route("/-/stack", self.stack),
                 Route("/-/config", self.config),
                 Route("/-/callbacks", self.callbacks),
+                *self._cache_routes(),
                 Route("/-/secrets", self.secrets),
                 Route("/-/secrets/refresh", self.refresh_secrets, methods=["POST"]),
             ]
         )
+
+    def _cache_routes(self) -> list[Route]:
+        if not self._settings.settings.cache:
+            return []
+        from sidecar.cache_routes import CacheRoutes, cache_of
+
+        cache = cache_of(self._app)
+        if cache is None:
+            return []
+        routes = CacheRoutes(cache, self._settings)
+        return [
+            Route("/-/cache", routes.report),
+            Route("/-/cache/ping", routes.ping),
+            Route("/-/cache/purge", routes.purge, methods=["POST"]),
+        ]
 
     async def alive(self, request: Request) -> Response:
         return JSONResponse("I'm alive!")

@@ -86,7 +86,18 @@ def apps_of(options: RunOptions, settings: Settings | None = None) -> Apps:
     def drain() -> None:
         runtime.draining = True
 
-    return Apps(Health(_with_metrics(stack.app, runtime, settings), runtime), admin, on_drain=drain)
+    main = _with_cache(_with_metrics(stack.app, runtime, settings), stack.app, settings)
+    return Apps(Health(main, runtime), admin, on_drain=drain)
+
+
+def _with_cache(app: ASGIApp, stack: ASGIApp, settings: Settings) -> ASGIApp:
+    """The stack with LiteLLM's `/cache/*` on the main port, where the config has a cache."""
+    if not settings.settings.cache:
+        return app
+    from sidecar.cache_routes import CacheRoutes, MainCache, cache_of
+
+    cache = cache_of(stack)
+    return app if cache is None else MainCache(app, CacheRoutes(cache, settings), settings.general_settings.master_key)
 
 
 def _with_metrics(app: ASGIApp, runtime: Runtime, settings: Settings) -> ASGIApp:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sidecar.cache_cli import app as cache_app
 from sidecar.options import RunOptions
 from tianji_mw.errors import SetupError
 
@@ -143,6 +144,9 @@ def _options(**values: Any) -> RunOptions:
     except ValidationError as error:
         found = error.errors()[0]
         raise SetupError(f"--{'-'.join(str(p) for p in found['loc']).replace('_', '-')}: {found['msg']}") from None
+
+
+app.add_typer(cache_app)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from sidecar.app import problems_of, settings_of, stack_of
 from sidecar.banner import notices
+from sidecar.doctor_cache import examine_cache
 from sidecar.doctor_callbacks import examine_callbacks
 from sidecar.edge_table import probe
 from tianji_mw.driver import inner_layers
@@ -87,6 +88,7 @@ def _config(options: RunOptions) -> Iterator[Finding]:
     if settings.resolver is not None:
         yield from asyncio.run(_secrets(settings.resolver))
     yield from examine_callbacks(stack)
+    yield from examine_cache(stack)
     gateway = next((layer for layer in inner_layers(stack.app) if isinstance(layer, Gateway)), None)
     if gateway is not None:
         yield from asyncio.run(_providers(gateway.deployments.all))

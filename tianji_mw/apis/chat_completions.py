@@ -16,7 +16,6 @@ from tianji_mw.apis.chat_tools import ChatTools
 from tianji_mw.apis.tools import Tools
 from tianji_mw.errors import InvalidRequest
 
-
 #: Finish reasons of a model that had said what it wanted to say.
 _FINISHED: Final[frozenset[JSON]] = frozenset({"stop", "tool_calls", "function_call"})
 

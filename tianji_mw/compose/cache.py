@@ -21,7 +21,7 @@ from tianji_mw.cache.storable import CALL_TYPES
 from tianji_mw.compose.semantic_cache import OPTIONS as SEMANTIC
 from tianji_mw.compose.semantic_cache import semantic_of
 from tianji_mw.config.explain import reason
-from tianji_mw.errors import ConfigError, SetupError
+from tianji_mw.errors import ConfigError, PluginNotFound, SetupError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -39,6 +39,9 @@ TYPES: Final[Mapping[str, str]] = {
     "valkey-semantic": "redis",
     "azure-blob": "azure_blob",
 }
+_STORES: Final = (
+    "local", "disk", "redis", "redis-cluster", "redis-semantic", "valkey-semantic", "dual", "s3", "gcs", "azure-blob",
+)  # fmt: skip
 _UNSUPPORTED: Final[Mapping[str, str]] = {
     "qdrant-semantic": "there is no Qdrant index; use `type: redis-semantic`, or `semantic: {}` beside another type"
 }
@@ -152,7 +155,12 @@ def _store(settings: Settings, kind_name: str, options: dict[str, Any], env: Map
     if kind_name in _UNSUPPORTED:
         raise settings.error(_UNSUPPORTED[kind_name], *_PLACE, "type")
     name = TYPES.get(kind_name, kind_name)
-    kind = plugins.find("cache", name, CacheStore)
+    try:
+        kind = plugins.find("cache", name, CacheStore)
+    except PluginNotFound as error:
+        near = difflib.get_close_matches(kind_name, _STORES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(_STORES)}"
+        raise settings.error(f"no such cache: {error.message}", *_PLACE, "type", hint=hint) from None
     known = {*kind.model_fields, *kind.aliases}
     if kind_name.endswith("-semantic"):
         options = {key: value for key, value in options.items() if not key.startswith(("redis_semantic", "valkey_sem"))}

@@ -1,0 +1,194 @@
+"""The cache's endpoints: LiteLLM's `/cache/*` on the main port, for the master key; the same for the admin port.
+
+`flushall` takes out this gateway's entries, never those of others in the same Redis.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tianji_mw.cache.base import StoreFailed
+from tianji_mw.cache.middleware import Cache
+from tianji_mw.cache.purge import Purge, purge
+from tianji_mw.driver import inner_layers
+from tianji_mw.identity.keys import digest
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from tianji_mw.config.settings import Settings
+    from tianji_mw.redact import Secret
+
+_FIELDS: Final = frozenset(
+    {"keys", "model_group", "model", "namespace", "team_id", "key_alias", "key_hash", "key", "tag"}
+)
+
+
+def cache_of(app: ASGIApp) -> Cache | None:
+    """The cache of the stack."""
+    return next((layer for layer in inner_layers(app) if isinstance(layer, Cache)), None)
+
+
+class BadPurge(Exception):
+    """A purge that cannot be understood; the message says why."""
+
+
+class CacheRoutes:
+    """What can be asked of one cache."""
+
+    def __init__(self, cache: Cache, settings: Settings) -> None:
+        self._cache = cache
+        self._hashes = {
+            entry.alias: entry.key_sha256 or (digest(entry.key.reveal()) if entry.key and entry.key.ready else "")
+            for entry in settings.virtual_keys
+            if entry.alias
+        }
+
+    async def report(self, request: Request) -> Response:
+        """The store, what waits to be written, what was saved, and the semantic part."""
+        cache = self._cache
+        assert cache.shelf is not None
+        semantic = await cache.semantic.report() if cache.semantic is not None else None
+        waiting = {"keys": len(cache.writer.waiting()), "bytes": cache.writer.size} if cache.writer else None
+        return JSONResponse(
+            {
+                "store": await cache.shelf.report(),
+                "waiting": waiting,
+                **cache.stats.report(),
+                "semantic": semantic,
+            }
+        )
+
+    async def ping(self, request: Request) -> Response:
+        """LiteLLM's shape; 503 when the store does not do what it should."""
+        cache = self._cache
+        assert cache.shelf is not None
+        told: dict[str, Any] = {"cache_type": type(cache.store).__name__.lower().removesuffix("store")}
+        key = f"{cache.rules.namespace}:-:-:-:ping-{time.time_ns()}"
+        try:
+            await cache.shelf.ping()
+            await cache.store.put(key, b"ping", 10)
+            kept = await cache.store.get(key) == b"ping"
+            await cache.store.delete([key])
+        except StoreFailed as error:
+            return JSONResponse({"status": "unhealthy", **told, "ping_response": False, "error": error.message}, 503)
+        params = {"namespace": cache.rules.namespace, "ttl": cache.rules.ttl_s, "scope": cache.rules.scope}
+        status = "success" if kept else "the value was not there when it was read"
+        return JSONResponse(
+            {
+                "status": "healthy" if kept else "unhealthy",
+                **told,
+                "ping_response": True,
+                "set_cache_response": status,
+                "litellm_cache_params": orjson.dumps(params).decode(),
+                "health_check_cache_params": params,
+            },
+            200 if kept else 503,
+        )
+
+    async def delete(self, request: Request) -> Response:
+        """`{"keys": [...]}`."""
+        return await self._purge(request, only_keys=True)
+
+    async def invalidate(self, request: Request) -> Response:
+        """By model, namespace, team, key or tag; what meets all of them."""
+        return await self._purge(request)
+
+    async def purge(self, request: Request) -> Response:
+        """`invalidate` and `flushall` in one, for the admin port: `{"all": true}` is everything."""
+        if await request.body() == b'{"all":true}':
+            return await self._run(Purge())
+        return await self._purge(request)
+
+    async def flushall(self, request: Request) -> Response:
+        """Everything of ours."""
+        return await self._run(Purge())
+
+    async def redis_info(self, request: Request) -> Response:
+        """The figures of the store."""
+        assert self._cache.shelf is not None
+        return JSONResponse(await self._cache.shelf.report())
+
+    async def _purge(self, request: Request, *, only_keys: bool = False) -> Response:
+        try:
+            body = orjson.loads(await request.body() or b"{}")
+            wanted = self._wanted(body, only_keys=only_keys)
+        except orjson.JSONDecodeError:
+            return _refused("the body is no JSON", 400)
+        except BadPurge as error:
+            return _refused(str(error), 400)
+        return await self._run(wanted)
+
+    async def _run(self, wanted: Purge) -> Response:
+        try:
+            count = await purge(self._cache, wanted)
+        except StoreFailed as error:
+            return _refused(error.message, 503)
+        return JSONResponse({"status": "success", "deleted": count})
+
+    def _wanted(self, body: Any, *, only_keys: bool) -> Purge:
+        if not isinstance(body, dict) or not body:
+            raise BadPurge('say what is to go, such as {"model_group": "gpt-4o"}; /cache/flushall takes all')
+
+    def _tenant(self, texts: Mapping[str, str]) -> tuple[str, ...]:
+        if team := texts.get("team_id"):
+            return ("team", team)
+        if alias := texts.get("key_alias"):
+            if not self._hashes.get(alias):
+                raise BadPurge(f"no virtual key has the alias '{alias[:100]}'")
+            return ("key", self._hashes[alias])
+        if key := texts.get("key"):
+            return ("key", digest(key))
+        return ("key", texts["key_hash"]) if "key_hash" in texts else ()
+
+
+class MainCache:
+    """`/cache/*` on the main port. It asks for the master key; where there is none, only the admin port has these."""
+
+    def __init__(self, app: ASGIApp, routes: CacheRoutes, key: Secret | None) -> None:
+        self.app = app
+        self._key = key
+        self._handlers = {
+            ("GET", "/cache/ping"): routes.ping,
+            ("GET", "/cache/stats"): routes.report,
+            ("GET", "/cache/redis/info"): routes.redis_info,
+            ("POST", "/cache/delete"): routes.delete,
+            ("POST", "/cache/invalidate"): routes.invalidate,
+            ("POST", "/cache/flushall"): routes.flushall,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/cache/"):
+            await self.app(scope, receive, send)
+            return
+        handler = self._handlers.get((scope["method"], scope["path"].rstrip("/")))
+        if handler is None:
+            await self.app(scope, receive, send)
+            return
+        if self._key is None:
+            response = _refused("set general_settings.master_key to use this, or ask the admin port (/-/cache)", 403)
+        elif not hmac.compare_digest(_bearer(Headers(scope=scope)), self._key.reveal().encode()):
+            response = _refused("the cache's endpoints need the master key", 401)
+        else:
+            response = await handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+def _bearer(headers: Headers) -> bytes:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip().encode() if scheme.lower() == "bearer" else headers.get("x-api-key", "").encode()
+
+
+def _refused(message: str, status: int) -> Response:
+    kind = (
+        "authentication_error" if status in (401, 403) else "invalid_request_error" if status == 400 else "server_error"
+    )
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status)
