@@ -137,6 +137,23 @@ class CacheRoutes:
     def _wanted(self, body: Any, *, only_keys: bool) -> Purge:
         if not isinstance(body, dict) or not body:
             raise BadPurge('say what is to go, such as {"model_group": "gpt-4o"}; /cache/flushall takes all')
+        if unknown := sorted(body.keys() - _FIELDS):
+            raise BadPurge(f"unknown field '{unknown[0]}'; there are: {', '.join(sorted(_FIELDS))}")
+        keys = body.get("keys") or []
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise BadPurge("'keys' must be a list of cache keys")
+        if only_keys and not keys:
+            raise BadPurge("'keys' is missing: a list of cache keys, as the header x-litellm-cache-key tells them")
+        texts = {name: value for name, value in body.items() if name != "keys"}
+        if any(not isinstance(value, str) or not value for value in texts.values()):
+            raise BadPurge("all fields but 'keys' are texts")
+        return Purge(
+            keys=tuple(keys),
+            tenant=self._tenant(texts),
+            model=texts.get("model_group") or texts.get("model") or "",
+            namespace=texts.get("namespace", ""),
+            tag=texts.get("tag", ""),
+        )
 
     def _tenant(self, texts: Mapping[str, str]) -> tuple[str, ...]:
         if team := texts.get("team_id"):

@@ -143,7 +143,7 @@ class Api:
         return None
 
     def ending(self, answer: JSON) -> Ending:
-        """How a whole answer (of a stream: the assembled one) ended. Filtered, refused and empty ones are unfinished."""
+        """How a whole answer (of a stream: the assembled one) ended. What was filtered or refused is unfinished."""
         return "unfinished" if not isinstance(answer, dict) or not answer or answer.get("error") else "complete"
 
     def repeats(self, data: JSON, event: str) -> Iterator[Part]:

@@ -80,7 +80,7 @@ def _named(asked: JSON) -> dict[str, JSON]:
 
 
 def _of_header(header: str) -> dict[str, JSON]:
-    """`Cache-Control` (RFC 9111, section 5.2.1), as far as it says something here; LiteLLM's `s-maxage` sets the ttl."""
+    """`Cache-Control` (RFC 9111, 5.2.1), as far as it says something here; LiteLLM's `s-maxage` sets the ttl."""
     found: dict[str, JSON] = {}
     for directive, seconds in _DIRECTIVE.findall(header):
         name = directive.lower()

@@ -131,15 +131,21 @@ _SAME: Final = """
 
 #: Opposites, two on a line; more than two: each of the first side against each of the second, by `/`.
 _OPPOSITE: Final = """
-    enable activate allow accept approve approved include included optin / disable deactivate forbid block decline reject rejected exclude excluded optout
-    increase raise more higher up above over longer bigger larger maximum most after later / decrease reduce lower less fewer down below under shorter smaller minimum least before earlier
+    enable activate allow optin / disable deactivate forbid block optout
+    accept approve approved / decline reject rejected
+    include included / exclude excluded
+    increase raise more higher / decrease reduce lower less fewer
+    up above over / down below under
+    longer bigger larger maximum most / shorter smaller minimum least
+    after later / before earlier
     safe legal legit / unsafe dangerous illegal
     best good better outstanding excellent / worst bad worse inadequate poor
     open / close shut
     start begin / stop end finish
     add insert append attach / remove delete subtract detach omit without
     buy / sell
-    import download upload_in incoming inbound arrive arrival arriving / export upload outgoing outbound depart departure departing
+    import download incoming inbound / export upload outgoing outbound
+    arrive arrival arriving / depart departure departing
     grant give / revoke withdraw
     lock / unlock
     first / last
@@ -240,23 +246,27 @@ RELATIVE_DAYS: Final = _words("""
 RELATIVE_PHRASES: Final = ("this week", "next week", "last week", "this month", "next month", "last month", "this year",
                            "next year", "last year", "this morning", "this evening", "this weekend")  # fmt: skip
 #: What changes by the minute, and what asks for something else than before.
-VOLATILE: Final = ("latest", "breaking news", "stock price", "share price", "exchange rate now", "live score", "current time", "what time is it",
-                   "weather", "up-to-date", "real-time", "realtime")  # fmt: skip
-VARIETY: Final = ("another one", "a different one", "something else", "random", "surprise me", "one more", "try again",
-                  "regenerate", "again but", "new idea", "more ideas", "more examples", "another example")  # fmt: skip
+VOLATILE: Final = (
+    "latest", "breaking news", "stock price", "share price", "exchange rate now", "live score", "current time",
+    "what time is it", "weather", "up-to-date", "real-time", "realtime",
+)  # fmt: skip
+VARIETY: Final = (
+    "another one", "a different one", "something else", "random", "surprise me", "one more", "try again",
+    "regenerate", "again but", "new idea", "more ideas", "more examples", "another example",
+)  # fmt: skip
 
+_FROM_TWO: Final = """
+    two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+    nineteen twenty
+"""
 NUMBER_WORDS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        word: str(number)
-        for number, word in enumerate(
-            ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"],
-            2,
-        )
+    {word: str(number) for number, word in enumerate(_FROM_TWO.split(), 2)}
+    | {
+        "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90",
+        "hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000", "zero": "0",
+        "dozen": "12", "half": "0.5", "twice": "2x", "double": "2x", "triple": "3x",
+        "second": "2.", "third": "3.", "fourth": "4.", "fifth": "5.",
     }
-    | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90",
-       "hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000", "zero": "0",
-       "dozen": "12", "half": "0.5", "twice": "2x", "double": "2x", "triple": "3x",
-       "third": "3.", "second": "2.", "fourth": "4.", "fifth": "5."}
 )  # fmt: skip
 
 

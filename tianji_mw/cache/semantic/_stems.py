@@ -12,13 +12,14 @@ from tianji_mw.cache.semantic import _lexicon
 _WORD: Final = re.compile(
     r"[^\W_]+(?:['’][^\W_]+)*(?:[-–][^\W_]+(?:['’][^\W_]+)*)*|[^\W\d]\w*|[#@/\\.~]?\w[\w./\\@:#~+-]*"
 )
+_VERBS: Final = "do|does|did|is|are|was|were|has|have|had|would|should|could|must|need"
 _CONTRACTIONS: Final = (
     (re.compile(r"\b(?:can['’]?t|cannot)\b", re.IGNORECASE), "can not"),
     (re.compile(r"\bwon['’]?t\b", re.IGNORECASE), "will not"),
-    (re.compile(r"\b(do|does|did|is|are|was|were|has|have|had|would|should|could|must|need|is)n['’]t\b", re.IGNORECASE), r"\1 not"),
-    (re.compile(r"\b(dont|doesnt|didnt|isnt|arent|wasnt|werent|hasnt|havent|wouldnt|shouldnt|couldnt)\b", re.IGNORECASE), "not"),
+    (re.compile(rf"\b({_VERBS})n['’]t\b", re.IGNORECASE), r"\1 not"),
+    (re.compile(rf"\b(?:{_VERBS})nt\b", re.IGNORECASE), "not"),
     (re.compile(r"['’](?:s|re|m|ve|ll|d)\b", re.IGNORECASE), ""),
-)  # fmt: skip
+)
 _SUFFIXES: Final = ("ing", "ed", "es", "s", "ly")
 
 

@@ -26,6 +26,10 @@ _QUOTED: Final = re.compile(r"\"([^\"\n]{1,200})\"|“([^”\n]{1,200})”|`([^`
 _CODE: Final = re.compile(
     r"[A-Za-z_][\w]*\([^)\n]{0,80}\)|\b\w+_\w+\b|\b[a-z]+[A-Z]\w*\b|(?:https?://|www\.)\S+|[\w.+-]+@[\w-]+\.\w[\w.-]*|(?:[~.]?/)[\w./-]+|\b[\w-]+\.(?:py|js|ts|go|rs|java|c|cpp|h|md|json|ya?ml|toml|csv|txt|sql|sh|html|css|pdf|docx?|xlsx?)\b"
 )
+#: A number and its unit: no name.
+_MEASURE: Final = re.compile(
+    r"[\d,.]+(?:am|pm|st|nd|rd|th|k|m|bn|[kmgt]b|kg|mg|g|ml|l|cm|km|mm|h|hr|hrs|min|mins|s|x)", re.IGNORECASE
+)
 _SENTENCE: Final = re.compile(r"[.!?:\n]\s*")
 #: Words between which a direction lies: what stands after each of them.
 _TOWARDS: Final = frozenset({"to", "into", "nach", "vers", "hacia", "verso", "para", "naar"})
@@ -222,25 +226,26 @@ def _numbers(text: str) -> tuple[_Field, _Field]:
 
 def _names(text: str) -> set[str]:
     """Words written as names: capitals inside of a sentence, abbreviations, letters with digits."""
-    found: set[str] = set()
     listed = words(text)
-    capitals = sum(word[0].isupper() for word in listed)
-    titled = len(listed) > 3 and capitals > 0.7 * len(listed)
-    for sentence in _SENTENCE.split(text):
-        for at, word in enumerate(words(sentence)):
-            inner = word[1:]
-            if any(c.isdigit() for c in word) and any(c.isalpha() for c in word):
-                if (
-                    not re.fullmatch(
-                        r"[\d,.]+(?:am|pm|st|nd|rd|th|k|m|bn|[kmgt]b|kg|mg|g|ml|l|cm|km|mm|h|hr|hrs|min|mins|s|x)",
-                        word.lower(),
-                    )
-                    and "-" not in word
-                ):
-                    found.add(word)
-            elif (word.isupper() and len(word) > 1 and word.isalpha() and not titled) or (at and word[0].isupper() and word not in ("I",) and not titled and not word.startswith(("I'", "I’"))) or (any(c.isupper() for c in inner) and not word.isupper()):
-                found.add(word)
+    # Where nearly every word has a capital, it says nothing.
+    titled = len(listed) > 3 and sum(word[0].isupper() for word in listed) > 0.7 * len(listed)
+    found = {
+        word
+        for sentence in _SENTENCE.split(text)
+        for at, word in enumerate(words(sentence))
+        if _is_name(word, inside=at > 0, titled=titled)
+    }
     return {part for word in found for part in word.split("-") if part and not is_empty(part)}
+
+
+def _is_name(word: str, *, inside: bool, titled: bool) -> bool:
+    if any(char.isdigit() for char in word):
+        return any(char.isalpha() for char in word) and "-" not in word and not _MEASURE.fullmatch(word)
+    if word.isupper() and word.isalpha() and len(word) > 1:
+        return not titled
+    if any(char.isupper() for char in word[1:]):
+        return True
+    return inside and word[0].isupper() and word != "I" and not word.startswith(("I'", "I’")) and not titled
 
 
 def _after(parts: list[str], marks: frozenset[str]) -> _Field:

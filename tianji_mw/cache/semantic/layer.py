@@ -152,7 +152,7 @@ class Semantic:
             log.exception("call %s: its answer could not be kept for other words", call.id)
 
     def _to_verify(self, looked: Looked, call: Call) -> Neighbour | None:
-        """The neighbour whose answer is compared with the real one: the one that could have been given, or the nearest."""
+        """The neighbour whose answer is compared with the real one: what could have been given, or the nearest."""
         if looked.choice.neighbour is not None:
             return looked.choice.neighbour
         found = agreeing(looked.asked, lexical=self.rules.lexical)
@@ -257,5 +257,3 @@ def _at_most(wrong: int, seen: int, share: float) -> float:
         term *= (seen - k) / (k + 1) * share / (1 - share)
         total += term
     return total
-
-

@@ -1,9 +1,9 @@
 """Learns which neighbours' answers may be given, so that wrong ones stay within a budget: their share among all calls.
 
 For each call a few facts about its neighbours say how likely the nearest one's answer is right: how near it is, how far
-behind it the nearest one with another answer is, and how many neighbours have the same answer. A logistic model of these
-facts is fitted to the verified calls: those that a provider answered although there was a neighbour. Calls are then
-ranked by their probability of being wrong, and the longest prefix of that ranking is given for which
+behind it the nearest one with another answer is, and how many neighbours have the same answer. A logistic model of
+these facts is fitted to the verified calls: those that a provider answered although there was a neighbour. Calls are
+then ranked by their probability of being wrong, and the longest prefix of that ranking is given for which
 
     upper bound of the share of wrong ones in it (one-sided, Wilson with continuity, 95%)
     x  share of it among all calls   <=  budget
@@ -12,7 +12,7 @@ holds, and the bound itself is at most `MOST_WRONG`. So nothing is given until e
 calls that could be answered are verified all the same, or what is given would never be looked at again. Nothing is
 learned from an answer that was given: whether it was right is not known.
 
-The idea of verified thresholds with an error budget is vCache's (arXiv 2502.03771); model, bound and accounting are not.
+The idea of verified thresholds with an error budget is vCache's (arXiv 2502.03771); model, bound and budget are not.
 Pure: no I/O, no clock.
 """
 
@@ -130,7 +130,8 @@ class Learner:
         weights = _regressed(facts, 1 - wrong, np.array(self._weights))
         self._weights = [float(weight) for weight in weights]
         risk = _risk(facts, weights)
-        asked = np.sort(_risk(np.array([one for one in self._calls if one is not None]).reshape(-1, len(_PRIOR)), weights))
+        calls = np.array([one for one in self._calls if one is not None]).reshape(-1, len(_PRIOR))
+        asked = np.sort(_risk(calls, weights))
         order = np.argsort(risk, kind="stable")
         count = np.arange(1, len(order) + 1)
         bound = upper_bounds(np.cumsum(wrong[order]), count)
@@ -211,7 +212,7 @@ def facts_of(candidates: Sequence[Candidate]) -> tuple[float, ...]:
 def _regressed(
     facts: NDArray[np.float64], right: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Weights of the logistic model by Newton's method from `weights` on, held to the prior; no step may make it worse."""
+    """Weights of the logistic model, by Newton's method from `weights` on, held to the prior; none makes it worse."""
     import numpy as np
 
     prior, firmness = np.array(_PRIOR), np.array(_FIRMNESS)

@@ -50,8 +50,8 @@ class Meaning:
 class Rule:
     """The least cosines, and whether words count as well.
 
-    `threshold` holds for other words, `same_words` for the same ones in another order or spelling, and `follow_up` for a
-    turn that depends on what was said before.
+    `threshold` holds for other words, `same_words` for the same ones in another order or spelling, and `follow_up` for
+    a turn that depends on what was said before.
     """
 
     threshold: float = 0.80

@@ -95,7 +95,7 @@ class Search:
     # --- what is compared
 
     def asked(self, call: Call, plan: Plan, prefix: str) -> Asked | str:
-        """What a call asks, or why it is compared with nothing. `prefix`: what keys of its tenant and model begin with."""
+        """What a call asks, or why it is compared with nothing. `prefix`: how keys of its tenant and model begin."""
         reason = self._unfit(call)
         if reason:
             return reason
