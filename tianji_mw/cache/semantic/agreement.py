@@ -104,9 +104,7 @@ def signature(text: str, day: str = "") -> Signature:
     parts = [
         part for word in listed for part in (word.split("-") if "-" in word and len(word) > 3 else (word,)) if part
     ]
-    content = [
-        meaning(word) for word in parts if not is_empty(word) and word not in _lexicon.NEGATIONS and not word.isdigit()
-    ]
+    content = [meaning(word) for word in parts if not is_empty(word) and not _told_elsewhere(word)]
     negations = sum(word in _lexicon.NEGATIONS for word in parts) + sum(
         sign in plain for sign in _lexicon.NEGATION_SIGNS
     )
@@ -166,6 +164,11 @@ def volatile(text: str) -> str | None:
     if any(phrase in lowered for phrase in _lexicon.VARIETY):
         return "variety"
     return "time" if any(phrase in lowered for phrase in _lexicon.VOLATILE) else None
+
+
+def _told_elsewhere(word: str) -> bool:
+    """Whether a word is a number or a negation, which are compared by themselves."""
+    return word.isdigit() or word in _lexicon.NEGATIONS or word in _lexicon.NUMBER_WORDS
 
 
 # --- what differs

@@ -135,6 +135,8 @@ def asks(said: str) -> bool:
     """Whether a turn is a question, with or without its mark."""
     while (lead := _LEADS.match(said)) is not None and lead.end() < len(said):
         said = said[lead.end() :]
+    if lead is not None:
+        return "?" in said  # "do it" is no question, though it begins like one
     return _ASKS.search(said.strip()) is not None
 
 
