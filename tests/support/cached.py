@@ -12,6 +12,7 @@ from tests.unit.providers.served import config
 from tianji_mw.cache.base import CacheStore
 from tianji_mw.cache.middleware import Cache
 from tianji_mw.cache.rules import CacheRules
+from tianji_mw.cache.semantic.layer import Semantic
 from tianji_mw.compose import compose
 from tianji_mw.config import from_dict
 from tianji_mw.identity.base import Identity
@@ -80,12 +81,20 @@ class Keyed:
 class Cached:
     """A gateway behind a cache; each call is one HTTP request to the fake upstream, unless the cache answers it."""
 
-    def __init__(self, llm: FakeLLM, *, store: CacheStore | None = None, keys: bool = False, **rules: Any) -> None:
+    def __init__(
+        self,
+        llm: FakeLLM,
+        *,
+        store: CacheStore | None = None,
+        keys: bool = False,
+        semantic: Semantic | None = None,
+        **rules: Any,
+    ) -> None:
         self.llm = llm
         settings = from_dict(config(llm), env={})
         gateway = compose(settings, env={}).app
         self.wall = Wall()
-        self.cache = Cache(gateway, store=store, rules=CacheRules(keyless=not keys, **rules))
+        self.cache = Cache(gateway, store=store, rules=CacheRules(keyless=not keys, **rules), semantic=semantic)
         self.app: Any = Authentication(self.cache, identifier=Keyed()) if keys else self.cache
 
     async def __call__(self, body: Any, **options: Any) -> Driven:

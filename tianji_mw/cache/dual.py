@@ -44,7 +44,7 @@ class Dual(RedisStore):
     #: How long a copy may differ from Redis while changes cannot be heard.
     stale_at_most_s: float = Field(default=5.0, ge=2.5, le=3600)
     memory_max_items: int = Field(default=10_000, ge=1)
-    memory_max_bytes: int = Field(default=256 << 20, ge=1)
+    memory_max_bytes: int = Field(default=256 << 20, ge=1024)
     memory_max_item_bytes: int = Field(default=8 << 20, ge=1)
     #: Where changes are told; the same for all processes that share entries.
     channel_name: str = Field(default="tianji-cache-changes", min_length=1, max_length=200)
@@ -64,7 +64,10 @@ class Dual(RedisStore):
         from tianji_mw.redis.channel import Channel
 
         self._runtime, self._me = runtime, runtime.new_id().encode()
-        await self._empty()
+        self._memory = Memory(
+            max_items=self.memory_max_items, max_bytes=self.memory_max_bytes, max_item_bytes=self.memory_max_item_bytes
+        )
+        await self._memory.start(runtime)
         self._channel = Channel(self.client, self.channel_name, heard=self._heard, joined=self._joined)
         runtime.spawn("cache-changes", self._channel.listen)
 
@@ -81,12 +84,11 @@ class Dual(RedisStore):
         return (await self.get_many((key,)))[0]
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        memory = await self._fresh()
-        found = await memory.get_many(keys)
+        found = await self._fresh().get_many(keys)
         missing = [key for key, value in zip(keys, found, strict=True) if value is None]
         if not missing:
             return found
-        read = await self._read(missing, memory)
+        read = await self._read(missing)
         return [read.get(key) if value is None else value for key, value in zip(keys, found, strict=True)]
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -94,7 +96,7 @@ class Dual(RedisStore):
 
     async def put_many(self, items: Sequence[tuple[str, bytes, float]]) -> None:
         """Raises StoreFailed when Redis did not take them; this process has them then, for a short time."""
-        memory, most_s = await self._fresh(), self._copy_s
+        memory, most_s = self._fresh(), self._copy_s
         self._changed(key for key, _, _ in items)
         await memory.put_many([(key, value, min(ttl_s, most_s)) for key, value, ttl_s in items])
         if self.redis_ttl_s is not None:
@@ -104,7 +106,7 @@ class Dual(RedisStore):
 
     async def delete(self, keys: Sequence[str]) -> int:
         self._changed(keys)
-        await self._memory.delete(keys)
+        await self._fresh().delete(keys)
         gone = await super().delete(keys)
         await self._tell(keys)
         return gone
@@ -112,7 +114,7 @@ class Dual(RedisStore):
     async def report(self) -> dict[str, Any]:
         return {**await super().report(), "hears_changes": self._hears, "memory": await self._memory.report()}
 
-    async def _read(self, keys: Sequence[str], memory: Memory) -> dict[str, bytes]:
+    async def _read(self, keys: Sequence[str]) -> dict[str, bytes]:
         """Values out of Redis, copied into memory unless they change meanwhile."""
         reader = object()
         self._readers.update(dict.fromkeys(keys, reader))
@@ -128,8 +130,7 @@ class Dual(RedisStore):
             for key in keys:
                 if self._readers.get(key) is reader:
                     del self._readers[key]
-        if memory is self._memory:  # else it was emptied meanwhile, and for a reason
-            await memory.put_many(copies)
+        await self._memory.put_many(copies)
         return found
 
     # --- changes
@@ -143,24 +144,22 @@ class Dual(RedisStore):
     def _copy_s(self) -> float:
         return self.memory_ttl_s if self._hears else min(self.memory_ttl_s, self.stale_at_most_s)
 
-    async def _fresh(self) -> Memory:
+    def _fresh(self) -> Memory:
         """The memory, without what may be stale by now."""
         if self._channel is None:
             raise StoreFailed("Redis: the store was not started")
         if not self._emptied and not self._hears:
-            await self._empty()
+            self._empty()
             self._emptied = True
         return self._memory
 
-    async def _empty(self) -> None:
-        self._memory = Memory(
-            max_items=self.memory_max_items, max_bytes=self.memory_max_bytes, max_item_bytes=self.memory_max_item_bytes
-        )
-        await self._memory.start(self._runtime)
+    def _empty(self) -> None:
+        self._memory.clear()
+        self._readers.clear()  # what is being read may be older than what was not heard
 
     async def _joined(self) -> None:
         """Changes are heard from now on; those before it were not."""
-        await self._empty()
+        self._empty()
         self._emptied = False
 
     async def _heard(self, message: bytes) -> None:

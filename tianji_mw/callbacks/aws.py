@@ -1,4 +1,4 @@
-"""`AwsCallback`: the base of destinations with one client of boto3. No plugin; the login is `tianji_mw/logins/aws.py`."""
+"""`AwsCallback`: the base of destinations with one client of boto3, and no plugin. The login: `logins/aws.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Stores records in Azure Blob Storage and Data Lake (gen2), over azure-storage-blob. LiteLLM's `azure_storage`.
 
 One Put Blob for each object, in accounts with and without a hierarchical namespace.
-Sources: Blob service REST API, "Put Blob" and "Blob service error codes"; azure-identity, "Credential classes".
+Source: Blob service REST API, "Put Blob" and "Blob service error codes".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
@@ -19,17 +19,13 @@ from tianji_mw.callbacks.gcs_names import Rename, Renamed, batch_stem, packing
 from tianji_mw.callbacks.objects.base import ObjectCallback, PutFailed, Stored
 from tianji_mw.callbacks.objects.keys import Layout, object_id, safe
 from tianji_mw.callbacks.service import is_address
-from tianji_mw.errors import MissingExtra, SetupError
-from tianji_mw.hush import THREADS, hush
-from tianji_mw.redact import Secret
+from tianji_mw.errors import SetupError
+from tianji_mw.hush import THREADS
+from tianji_mw.logins.azure import AzureLogin, opened, renewed
 from tianji_mw.runtime import Runtime
 
-#: Bytes above which the SDK sends an object in blocks.
-_ONE_PUT: Final = 64 << 20
-_LOGIN_S: Final = 10.0
 
-
-class AzureBlob(ObjectCallback):
+class AzureBlob(AzureLogin, ObjectCallback):
     """Blobs in one container.
 
     >>> AzureBlob(account="logs", container="llm", account_key=Secret("..."))
@@ -37,16 +33,8 @@ class AzureBlob(ObjectCallback):
 
     title: ClassVar[str] = "Azure Blob Storage"
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "account": ("AZURE_STORAGE_ACCOUNT_NAME",),
+        **AzureLogin.login_env,
         "container": ("AZURE_STORAGE_FILE_SYSTEM",),
-        "account_key": ("AZURE_STORAGE_ACCOUNT_KEY",),
-        "tenant_id": ("AZURE_STORAGE_TENANT_ID",),
-        "client_id": ("AZURE_STORAGE_CLIENT_ID",),
-        "client_secret": ("AZURE_STORAGE_CLIENT_SECRET",),
-        "endpoint_suffix": ("AZURE_STORAGE_ENDPOINT_SUFFIX",),
-        "connection_string": ("AZURE_STORAGE_CONNECTION_STRING",),
-        "sas_token": ("AZURE_STORAGE_SAS_TOKEN",),
-        "authority_host": ("AZURE_AUTHORITY_HOST",),
     }
     aliases: ClassVar[Mapping[str, str]] = {
         "azure_storage_account_name": "account",
@@ -63,18 +51,6 @@ class AzureBlob(ObjectCallback):
     layout: Layout = "records"
     #: Its name; LiteLLM calls it file system.
     container: str = Field(min_length=1, max_length=63)
-    account: str = ""
-    endpoint_suffix: str = "core.windows.net"
-    #: Whole address of the blob service in place of `https://<account>.blob.<endpoint_suffix>`.
-    endpoint_url: str = ""
-    #: Who we are, first match: connection string, SAS, account key, service principal, azure-identity's own chain.
-    connection_string: Secret | None = None
-    sas_token: Secret | None = None
-    account_key: Secret | None = None
-    tenant_id: str = ""
-    client_id: str = ""
-    client_secret: Secret | None = None
-    authority_host: str = ""
 
     _pool: ThreadPoolExecutor | None = PrivateAttr(default=None)
     _client: Any = PrivateAttr(default=None)
@@ -85,7 +61,7 @@ class AzureBlob(ObjectCallback):
         await super().start(runtime)
         if not self.connection_string and not self.account:
             raise SetupError("Azure Blob Storage: account is missing; set it, or AZURE_STORAGE_ACCOUNT_NAME.")
-        if not is_address(self._address):
+        if not is_address(self.address):
             raise SetupError("Azure Blob Storage: endpoint_url is no address; write it as https://host.")
         if self._builder is not None:
             self._builder = Renamed(self._builder, blob_name(self.layout))
@@ -102,58 +78,13 @@ class AzureBlob(ObjectCallback):
         self._pool = self._client = self._credential = None
         if pool is not None:  # not waited for: a thread in an upload that nobody reads ends by its timeout
             pool.shutdown(wait=False, cancel_futures=True)
-        for opened in (client, credential):
-            if hasattr(opened, "close"):
-                opened.close()
-
-    @property
-    def _address(self) -> str:
-        return self.endpoint_url.rstrip("/") or f"https://{self.account or 'account'}.blob.{self.endpoint_suffix}"
+        for used in (client, credential):
+            if hasattr(used, "close"):
+                used.close()
 
     def _opened(self) -> Any:
-        try:
-            from azure.storage.blob import BlobServiceClient
-        except ImportError:
-            raise MissingExtra("azure-storage-blob", "azure") from None
-        limits: dict[str, Any] = {
-            "retry_total": 0,
-            "connection_timeout": min(5.0, self.upload_timeout_s),
-            "read_timeout": self.upload_timeout_s,
-            "max_single_put_size": _ONE_PUT,
-        }
-        hush("azure")
-        try:
-            if self.connection_string:
-                service = BlobServiceClient.from_connection_string(self.connection_string.reveal(), **limits)
-            else:
-                self._credential = self._login()
-                service = BlobServiceClient(self._address, self._credential, **limits)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            text = "the settings cannot be used; check account, connection_string, account_key and tenant_id"
-            raise SetupError(f"Azure Blob Storage: {text} ({type(error).__name__}).") from None
-        return service.get_container_client(self.container)
-
-    def _login(self) -> Any:
-        from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
-
-        if self.sas_token:
-            return AzureSasCredential(self.sas_token.reveal().lstrip("?"))
-        if self.account_key:
-            return AzureNamedKeyCredential(self.account, self.account_key.reveal())
-        try:
-            import azure.identity as sdk
-        except ImportError:
-            raise MissingExtra("azure-identity", "azure") from None
-        more: dict[str, Any] = {"connection_timeout": _LOGIN_S, "read_timeout": _LOGIN_S}
-        if self.authority_host:
-            # Otherwise the public cloud would be asked what it knows of this one.
-            more |= {"authority": self.authority_host, "disable_instance_discovery": True}
-        if self.client_secret:
-            if not self.tenant_id or not self.client_id:
-                raise SetupError("Azure Blob Storage: client_secret needs tenant_id and client_id.")
-            secret = self.client_secret.reveal()
-            return sdk.ClientSecretCredential(self.tenant_id, self.client_id, secret, retry_total=0, **more)
-        return sdk.DefaultAzureCredential(managed_identity_client_id=self.client_id or None, **more)
+        client, self._credential = opened(self, self.container, title=self.title, timeout_s=self.upload_timeout_s)
+        return client
 
     async def put(self, item: Stored) -> None:
         pool = self._pool
@@ -163,9 +94,8 @@ class AzureBlob(ObjectCallback):
         try:
             await loop.run_in_executor(pool, partial(self._put, client, item))
         except LoginRefused:
-            secrets = (self.connection_string, self.sas_token, self.account_key, self.client_secret)
-            # A secret manager may have another key by now; the next attempt uses it.
-            if any([await secret.renew() for secret in secrets if secret is not None]) and client is self._client:
+            # The next attempt uses the other key.
+            if await renewed(self) and client is self._client:
                 self._client = await loop.run_in_executor(pool, self._opened)
             raise
 

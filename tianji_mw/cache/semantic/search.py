@@ -141,6 +141,9 @@ class Search:
             self._failed("timeout", f"it took longer than {self._rules.within_s:g} s")
         except (EmbeddingFailed, IndexFailed) as error:
             self._failed("embed" if isinstance(error, EmbeddingFailed) else "index", error.message)
+        except Exception as error:  # plugin failsafe: a cache never fails a call, whatever its parts raise
+            log.exception("the semantic cache raised")
+            self._failed(type(error).__name__, f"it raised {type(error).__name__}")
         else:
             self._breaker.succeeded()
             runtime.report("semantic cache", "")
