@@ -95,17 +95,18 @@ async def main() -> None:
 
 async def searched(index: Embedded, points: F32, name: str, queries: F32) -> None:
     """Print how fast and how well these are found."""
-    times, first, close = [], 0, 0
-    for turn in range(ROUNDS):
+    times, firsts = [], []
+    for _ in range(ROUNDS):
         for query in queries:
             began = time.perf_counter()
             matches = await index.search("p", query, 3)
             times.append(time.perf_counter() - began)
-            if turn == 0:
-                cosines = points @ query
-                best, found = int(cosines.argmax()), int(matches[0].id, 16)
-                first += best == found
-                close += bool(cosines[best] - cosines[found] <= 0.001)
+            firsts.append(int(matches[0].id, 16))
+    first = close = 0
+    for query, found in zip(queries, firsts, strict=False):
+        cosines = points @ query
+        first += int(cosines.argmax()) == found
+        close += bool(cosines.max() - cosines[found] <= 0.001)
     print(f"  search {name:6} {shown(times)}  recall {first / len(queries):.3f} ({close / len(queries):.3f})")
 
 

@@ -6,7 +6,8 @@ everything after `stale_at_most_s`, and keeps what it copies then no longer than
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import Field, PrivateAttr
@@ -56,6 +57,8 @@ class Dual(RedisStore):
     _me: bytes = PrivateAttr(default=b"")
     #: Keys that are being read from Redis, and the reader that may copy the value: none once the key has changed.
     _readers: dict[str, object] = PrivateAttr(default_factory=dict)
+    #: The same for keys that are being written: none once another process has written them.
+    _writers: dict[str, object] = PrivateAttr(default_factory=dict)
     #: The memory was emptied since changes could be heard last.
     _emptied: bool = PrivateAttr(default=False)
 
@@ -81,7 +84,8 @@ class Dual(RedisStore):
     # --- entries
 
     async def get(self, key: str) -> bytes | None:
-        return (await self.get_many((key,)))[0]
+        found = await self._fresh().get(key)
+        return found if found is not None else (await self._read((key,))).get(key)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found = await self._fresh().get_many(keys)
@@ -95,19 +99,30 @@ class Dual(RedisStore):
         await self.put_many(((key, value, ttl_s),))
 
     async def put_many(self, items: Sequence[tuple[str, bytes, float]]) -> None:
-        """Raises StoreFailed when Redis did not take them; this process has them then, for a short time."""
-        memory, most_s = self._fresh(), self._copy_s
-        self._changed(key for key, _, _ in items)
-        await memory.put_many([(key, value, min(ttl_s, most_s)) for key, value, ttl_s in items])
-        if self.redis_ttl_s is not None:
-            items = [(key, value, min(ttl_s, self.redis_ttl_s)) for key, value, ttl_s in items]
-        await super().put_many(items)
-        await self._tell([key for key, _, _ in items])
+        """Raises StoreFailed when Redis did not take them; this process has them all the same."""
+        keys, writer = [key for key, _, _ in items], object()
+        self._fresh()
+        self._writers.update(dict.fromkeys(keys, writer))
+        most_s = self.redis_ttl_s or math.inf
+        try:
+            await super().put_many([(key, value, min(ttl_s, most_s)) for key, value, ttl_s in items])
+        finally:
+            mine = {key for key in keys if self._writers.get(key) is writer}
+            for key in mine:
+                del self._writers[key]
+            await self._forget(keys)
+            copy_s = self._copy_s
+            await self._memory.put_many(
+                [(key, value, min(t, most_s, copy_s)) for key, value, t in items if key in mine]
+            )
+        await self._tell(keys)
 
     async def delete(self, keys: Sequence[str]) -> int:
-        self._changed(keys)
-        await self._fresh().delete(keys)
-        gone = await super().delete(keys)
+        self._fresh()
+        try:
+            gone = await super().delete(keys)
+        finally:
+            await self._forget(keys)
         await self._tell(keys)
         return gone
 
@@ -155,7 +170,9 @@ class Dual(RedisStore):
 
     def _empty(self) -> None:
         self._memory.clear()
-        self._readers.clear()  # what is being read may be older than what was not heard
+        # What is being read or written may be older than what was not heard.
+        self._readers.clear()
+        self._writers.clear()
 
     async def _joined(self) -> None:
         """Changes are heard from now on; those before it were not."""
@@ -166,12 +183,15 @@ class Dual(RedisStore):
         sender, _, keys = message.partition(b" ")
         if sender != self._me:
             changed = keys.decode("ascii", "replace").split("\n")
-            self._changed(changed)
-            await self._memory.delete(changed)
+            for key in changed:
+                self._writers.pop(key, None)
+            await self._forget(changed)
 
-    def _changed(self, keys: Iterable[str]) -> None:
+    async def _forget(self, keys: Sequence[str]) -> None:
+        """Drop the copies of what has changed, and those that are on their way."""
         for key in keys:
             self._readers.pop(key, None)
+        await self._memory.delete(keys)
 
     async def _tell(self, keys: Sequence[str]) -> None:
         """Have the others forget these. Nobody to tell is no failure: who cannot hear forgets by itself."""

@@ -139,6 +139,8 @@ def _metadata(entry: KeySettings) -> Mapping[str, Any]:
     found = dict(entry.metadata)
     if entry.guardrails:
         found["guardrails"] = [*entry.guardrails, *(found.get("guardrails") or ())]
+    if entry.organization_id:
+        found["organization_id"] = entry.organization_id
     if entry.allowed_cache_controls:
         found["allowed_cache_controls"] = entry.allowed_cache_controls
     if entry.disable_global_guardrails:

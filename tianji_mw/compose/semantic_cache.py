@@ -56,9 +56,6 @@ def semantic_of(
     for key, field in _OF_RULES.items():
         if options.get(key) is not None:
             own.setdefault(field, options[key])
-    scope = options.get("semantic_cache_scope")
-    if scope is not None:
-        options.setdefault("cache_scope", scope)
     rules = _rules(settings, own)
     embedder = _embedder(settings, dict(embedder_options), options, env, gateway)
     return Semantic(embedder=embedder, index=_index(settings, kind, dict(index_options), options, env), rules=rules)

@@ -206,6 +206,7 @@ class VirtualKey(Placed):
     key_sha256: Annotated[str, BeforeValidator(_hash)] | None = None
     alias: Name | None = None
     team: Name | None = None
+    organization_id: Name | None = None
     user: Name | None = None
     models: tuple[Name, ...] = ()
     tags: tuple[Name, ...] = ()

@@ -63,7 +63,6 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             modify_params num_retries allowed_fails fallbacks context_window_fallbacks content_policy_fallbacks
             default_fallbacks service_callback service_callbacks audit_log_callbacks batch_line_item_callbacks
             s3_audit_callback_params generic_api_use_v1 cold_storage_custom_logger disable_streaming_logging
-            enable_redis_auth_cache enable_caching_on_provider_specific_optional_params
             max_budget budget_duration max_internal_user_budget internal_user_budget_duration
             default_internal_user_params default_team_params upperbound_key_generate_params
             default_key_generate_params key_generation_settings tag_budget_config cost_discount_config
@@ -122,7 +121,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "credential_list": frozenset(),
         "guardrails": _names("guardrail_id guardrail_info policy_template"),
         "virtual_keys": _names("""
-            duration aliases spend max_budget soft_budget budget_duration budget_limits budget_id organization_id
+            duration aliases spend max_budget soft_budget budget_duration budget_limits budget_id
             project_id agent_id max_parallel_requests tpm_limit rpm_limit tpd_limit tpm_limit_type rpm_limit_type
             model_max_budget model_rpm_limit model_tpm_limit policies prompts
             enforced_params allowed_routes permissions object_permission config

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from pydantic import ValidationError
 
 from tianji_mw.config import known
+from tianji_mw.config.cache_notices import tell_cache
 from tianji_mw.config.deployments import complete
 from tianji_mw.config.entries import arrange
 from tianji_mw.config.explain import explain
@@ -108,6 +109,7 @@ def _settings(
     _drop_nulls(root)
     _check_strategy(root, errors, notices)
     _leave_out_callbacks(root, notices)
+    tell_cache(root, notices)
     complete(root, errors, notices)
     settings = _validate(root, arrange(root, errors), errors)
     if strict:

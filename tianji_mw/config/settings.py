@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 
-NoticeLevel = Literal["not_implemented", "unknown", "unresolved"]
+NoticeLevel = Literal["not_implemented", "unknown", "unresolved", "no_effect"]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A key that has no effect: not implemented yet, unknown, or unresolved where that is allowed."""
+    """A key that has no effect: not implemented yet, unknown, unresolved where that is allowed, or with nothing to do."""
 
     level: NoticeLevel
     file: str
@@ -54,6 +54,8 @@ class Notice:
                 return "unknown key"
             case "unresolved":
                 return "its variable is not set, the key is left out"
+            case "no_effect":
+                return "has no effect"
 
     def error(self) -> ConfigError:
         """The notice as an error, for a strict start."""

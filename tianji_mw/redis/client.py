@@ -191,7 +191,7 @@ class Redis:
     async def _again(self, jobs: list[_Job], left_s: float) -> list[_Job]:
         """Those that are worth another send, pointed at where they should go."""
         again: list[_Job] = []
-        look = False
+        look = pause = False
         for job in jobs:
             answer, job.target, job.asking = job.answer, None, False
             if isinstance(answer, sdk.AskError):  # MOVED is a kind of it in redis-py
@@ -202,12 +202,14 @@ class Redis:
                     self.table.moved(job.slot, job.target)
                 again.append(job)
             elif isinstance(answer, sdk.TryAgainError):
-                await self.runtime.sleep(min(_TRYAGAIN_S, max(left_s, 0)))
+                pause = True
                 again.append(job)
             elif not job.retried and self._may_help(job):
                 job.retried = True
                 look = look or self.table.moves
                 again.append(job)
+        if pause:
+            await self.runtime.sleep(_TRYAGAIN_S)
         if look and left_s > 0:
             await asyncio.wait((self.table.look(),), timeout=left_s)
         return [job for job in again if job.target is not None or not self._same_end(job)]

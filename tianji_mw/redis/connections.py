@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from redis import exceptions as sdk
 from redis.asyncio import Connection
 from redis.credentials import CredentialProvider
 
@@ -44,6 +45,16 @@ async def connector(settings: RedisSettings, *, sentinel: bool = False) -> Conne
         return Connection(host=host, port=port, **options)
 
     return connect
+
+
+async def answer_of(connection: Connection) -> Any:
+    """The next answer; an error answer is returned and not raised. Raises redis-py's other errors, and only those."""
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except sdk.ResponseError as error:
+        return error
+    except ValueError as error:  # a length or a redirection that cannot be read
+        raise sdk.InvalidResponse("this is not the protocol of Redis") from error
 
 
 class _Login(CredentialProvider):

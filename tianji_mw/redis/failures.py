@@ -50,6 +50,8 @@ def failure_of(error: BaseException, where: str) -> RedisFailed:
 
 
 def _broken(error: BaseException) -> str:
+    if isinstance(error, sdk.InvalidResponse):
+        return "its answer cannot be read; check that this is the port of Redis, and `ssl`"
     cause = error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return "its certificate is not trusted; set ssl_ca_certs to its authority, or check the host name"

@@ -15,7 +15,7 @@ from redis.asyncio import Connection
 
 from tianji_mw.alarms import TICK_S
 from tianji_mw.redact import Secret
-from tianji_mw.redis.connections import Connect
+from tianji_mw.redis.connections import Connect, answer_of
 from tianji_mw.redis.errors import Command, RedisDown, RedisFailed
 from tianji_mw.redis.failures import failure_of
 from tianji_mw.redis.settings import Address, RedisSettings, shown
@@ -82,7 +82,8 @@ class Node:
             if sent and (clock() - began) / 1e9 < within_s + _STALL_S:
                 await self._open_breaker(slow)
             raise slow from None
-        except (sdk.ConnectionError, sdk.TimeoutError) as error:  # its TimeoutError is the kernel's ETIMEDOUT
+        # redis-py's TimeoutError is the kernel's ETIMEDOUT; what speaks another protocol is no server of ours.
+        except (sdk.ConnectionError, sdk.TimeoutError, sdk.InvalidResponse) as error:
             failed = failure_of(error, self.where)
             await self._open_breaker(failed)
             raise failed from None
@@ -109,7 +110,7 @@ class Node:
                 await connection.connect()  # type: ignore[no-untyped-call]
             packed = connection.pack_commands(cast("Any", commands))
             await connection.send_packed_command(packed, check_health=False)
-            answers = [await _answer(connection) for _ in commands]
+            answers = [await answer_of(connection) for _ in commands]
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if used and type(error) in (sdk.ConnectionError, sdk.TimeoutError):  # a subclass is an answer
@@ -157,7 +158,7 @@ class Node:
             async with asyncio.timeout(self._probe_timeout_s):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_packed_command(connection.pack_command("PING"), check_health=False)
-                answer = await _answer(connection)
+                answer = await answer_of(connection)
                 if isinstance(answer, sdk.ResponseError) and not isinstance(answer, sdk.NoPermissionError):
                     raise answer
         except TimeoutError:
@@ -168,13 +169,8 @@ class Node:
             if self.trouble.kind == "refused" and self._password is not None:
                 await self._password.renew()
         else:
-            self._idle.append(connection)
             self.trouble = None
+            self._idle.append(connection)
+            if self.closed:
+                await self._drop_idle()
             self._changed(self)
-
-
-async def _answer(connection: Connection) -> Any:
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except sdk.ResponseError as error:
-        return error

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from redis import exceptions as sdk
 
-from tianji_mw.redis.connections import Connect, connector
+from tianji_mw.redis.connections import Connect, answer_of, connector
 from tianji_mw.redis.errors import RedisFailed
 from tianji_mw.redis.failures import failure_of
 from tianji_mw.redis.settings import Address, RedisSettings, shown
@@ -68,7 +68,7 @@ class _Sentinels:
         address = found[0].decode(), int(found[1])
         # A sentinel that was cut off may still name the old one.
         role = await _asked(self._to_server, address, shown(address), self._timeout_s, "ROLE")
-        if role[0] != b"master":
+        if b"master" not in role[:1]:
             raise RedisFailed(f"Redis at {shown(address)}: it is a replica, and no primary yet", kind="unreachable")
         return address
 
@@ -90,10 +90,13 @@ class _Cluster:
         if not answer:
             raise RedisFailed(f"Redis at {shown(node)}: it knows of no slots, so it is in no cluster yet")
         # A node that does not know its own name leaves it out: it is the one that was asked.
-        return [
-            (int(first), int(last), (primary[0].decode() if primary[0] else node[0], int(primary[1]) or node[1]))
-            for first, last, primary, *_ in answer
-        ]
+        try:
+            return [
+                (int(first), int(last), (primary[0].decode() if primary[0] else node[0], int(primary[1]) or node[1]))
+                for first, last, primary, *_ in answer
+            ]
+        except (AttributeError, IndexError, TypeError, ValueError):
+            raise RedisFailed(f"Redis at {shown(node)}: its answer to CLUSTER SLOTS cannot be read") from None
 
 
 async def topology_of(settings: RedisSettings, runtime: Runtime, connect: Connect) -> Topology:
@@ -133,7 +136,10 @@ async def _asked(connect: Connect, address: Address, where: str, timeout_s: floa
         async with asyncio.timeout(timeout_s):
             await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-            return await connection.read_response(disable_decoding=True)
+            answer = await answer_of(connection)
+            if isinstance(answer, sdk.ResponseError):
+                raise answer
+            return answer
     except TimeoutError:
         raise RedisFailed(f"Redis at {where}: no answer within {timeout_s:g} s", kind="timeout") from None
     except sdk.RedisError as error:

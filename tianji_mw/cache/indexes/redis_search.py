@@ -1,8 +1,10 @@
 """An index in Redis with its search module, or in Valkey with valkey-search, which all processes share.
 
 A point is a hash under a key of its own, which the server forgets at its time; the server's index covers the keys of
-one embedding model. Each server is asked for its own points and the answers are merged, so that an open-source cluster
-without a coordinator works as well. What the search finds is looked at again: its key must lie in the partition.
+one embedding model. What the search finds is looked at again: its key must lie in the partition.
+
+In a cluster every node is asked for its own points, and the answers are merged. Without a coordinator a node takes
+questions only about an index whose name lies in its slots, so each gets one with a hash tag of its own.
 
 Sources: Redis docs, "FT.CREATE", "FT.SEARCH", "Vectors"; valkey-search, "COMMANDS.md".
 """
@@ -14,6 +16,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field, PrivateAttr
@@ -24,6 +27,7 @@ from tianji_mw.redis import shared
 from tianji_mw.redis.errors import RedisFailed
 from tianji_mw.redis.scripts import Script
 from tianji_mw.redis.settings import RedisSettings
+from tianji_mw.redis.slots import slot_of
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -49,6 +53,8 @@ _PUT: Final = Script(
     "return redis.call('PEXPIRE', KEYS[1], ARGV[1])"
 )
 _BATCH: Final = 500
+#: Hash tags tried for each node of a cluster; one with a fair share of the slots is met after a few.
+_TAGS_PER_NODE: Final = 16
 
 
 class RedisSearch(RedisSettings, VectorIndex):
@@ -75,6 +81,7 @@ class RedisSearch(RedisSettings, VectorIndex):
     _redis: Redis | None = PrivateAttr(default=None)
     _name: str = PrivateAttr(default="")
     _dims: int = PrivateAttr(default=0)
+    _index_per_node: bool = PrivateAttr(default=False)
 
     async def start(self, runtime: Runtime, *, model_id: str, dims: int) -> None:
         """Make the index, unless it is there; a server that is down gets it later.
@@ -102,18 +109,21 @@ class RedisSearch(RedisSettings, VectorIndex):
         """The nearest points of the partition, of all servers that answer. Raises IndexFailed when none does."""
         query = f"(@partition:{{{_tag(partition)}}})=>[KNN {k} @vector $v AS d]"
         answers = await self._on_all(
-            "FT.SEARCH", self._name, query, "PARAMS", 2, "v", self._bytes(vector), "RETURN", 2, "d", "payload",
-            "LIMIT", 0, k, "DIALECT", 2,
-        )  # fmt: skip
+            "FT.SEARCH", query, "PARAMS", 2, "v", self._bytes(vector), "RETURN", 1, "d", "LIMIT", 0, k, "DIALECT", 2
+        )
         if any(_is_missing(answer) for answer in answers):  # the server was emptied, or is a new one
             await self._create()
-        prefix, found = f"{self._key(partition, '')}".encode(), dict[str, Match]()
+        near = dict[str, float]()
         for answer in _good(answers, _is_missing):
             for key, fields in zip(answer[1::2], answer[2::2], strict=False):
-                match = _match(key, fields, prefix)
-                if match is not None:
-                    found[match.id] = match
-        return sorted(found.values(), key=lambda match: -match.similarity)[:k]
+                if fields:
+                    near[key.decode()] = max(-1.0, min(1.0, 1.0 - float(fields[1])))
+        prefix = self._key(partition, "")
+        keys = [key for key in sorted(near, key=lambda key: -near[key]) if key.startswith(prefix)][:k]
+        # Not by the search: some modules give no fields in a cluster, and this finds out what has expired meanwhile.
+        payloads = await self._client().run_many([(key, ("HGET", key, "payload")) for key in keys])
+        found = zip(keys, payloads, strict=True)
+        return [Match(key[len(prefix) :], near[key], payload) for key, payload in found if isinstance(payload, bytes)]
 
     async def add(self, points: Sequence[Point]) -> None:
         redis = self._client()
@@ -148,7 +158,7 @@ class RedisSearch(RedisSettings, VectorIndex):
 
     async def ping(self) -> None:
         """Whether every server answers, and has the index."""
-        answers = await self._on_all("FT.INFO", self._name)
+        answers = await self._on_all("FT.INFO")
         if any(_is_missing(answer) for answer in answers):
             await self._create()
         for answer in answers:
@@ -159,7 +169,7 @@ class RedisSearch(RedisSettings, VectorIndex):
         """The points of all servers that answer, and what their index takes. Redis does not count partitions."""
         infos = [
             dict(zip(answer[::2], answer[1::2], strict=False))
-            for answer in _good(await self._on_all("FT.INFO", self._name), _is_missing)
+            for answer in _good(await self._on_all("FT.INFO"), _is_missing)
         ]
         megabytes = sum(float(info.get(b"vector_index_sz_mb", 0)) for info in infos)
         points = sum(int(float(info.get(b"num_docs", 0))) for info in infos)
@@ -193,20 +203,41 @@ class RedisSearch(RedisSettings, VectorIndex):
         if self.algorithm == "hnsw":
             options += ["M", 16, "EF_CONSTRUCTION", 200, "EF_RUNTIME", self.ef_runtime]
         answers = await self._on_all(
-            "FT.CREATE", self._name, "ON", "HASH", "PREFIX", 1, f"{self._name}:",
+            "FT.CREATE", "ON", "HASH", "PREFIX", 1, f"{self._name}:",
             "SCHEMA", "partition", "TAG", "vector", "VECTOR", self.algorithm.upper(), len(options), *options,
         )  # fmt: skip
         _good(answers, lambda answer: isinstance(answer, RedisFailed) and bool(_THERE.search(answer.answer)))
 
-    async def _on_all(self, *command: str | bytes | int) -> list[Any]:
+    async def _on_all(self, command: str, *rest: str | bytes | int) -> list[Any]:
+        """The answers about the index of every node. Raises IndexFailed when no node is known."""
         redis = self._client()
         try:
-            answers = list((await redis.on_all(*command)).values())
+            if self._index_per_node:
+                names = self._names(redis)
+                answers = await redis.run_many([(name, (command, name, *rest)) for name in names])
+            else:
+                answers = list((await redis.on_all(command, self._name, *rest)).values())
             if not answers:
                 raise redis.table.nowhere()
         except RedisFailed as error:
             raise _failed(error) from None
+        if not self._index_per_node and any(_code(answer) == "MOVED" for answer in answers):
+            await redis.on_all("FT.DROPINDEX", self._name)  # by the one that took it
+            self._index_per_node = True
+            return await self._on_all(command, *rest)
         return answers
+
+    def _names(self, redis: Redis) -> list[str]:
+        """A name of the index for each node, by the first hash tag that lies in its slots. Raises RedisFailed."""
+        names = dict[Any, str]()
+        wanted = len(redis.nodes)
+        for number in range(_TAGS_PER_NODE * wanted):
+            node = redis.table.of(_slot(number))
+            if node is not None and node not in names:
+                names[node] = f"{self._name}{{{number}}}"
+                if len(names) == wanted:
+                    break
+        return list(names.values())
 
     async def _unlink(self, keys: Sequence[str]) -> int:
         gone = 0
@@ -223,6 +254,15 @@ class RedisSearch(RedisSettings, VectorIndex):
 def _tag(partition: str) -> str:
     """The partition as a tag that needs no escaping, whatever the server's rules for that are."""
     return hashlib.sha256(partition.encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=4096)
+def _slot(number: int) -> int:
+    return slot_of(str(number))
+
+
+def _code(answer: Any) -> str:
+    return answer.code if isinstance(answer, RedisFailed) else ""
 
 
 def _is_missing(answer: Any) -> bool:
@@ -242,14 +282,3 @@ def _good(answers: Sequence[Any], tolerated: Any) -> list[Any]:
     if bad and len(failed) == len(answers):
         raise _failed(bad[0])
     return [answer for answer in answers if not isinstance(answer, RedisFailed)]
-
-
-def _match(key: bytes, fields: Any, prefix: bytes) -> Match | None:
-    """A point of the answer; None for one of another partition, and for one that expired meanwhile."""
-    if not key.startswith(prefix) or not fields:
-        return None
-    found = dict(zip(fields[::2], fields[1::2], strict=False))
-    if b"d" not in found or b"payload" not in found:
-        return None
-    similarity = max(-1.0, min(1.0, 1.0 - float(found[b"d"])))
-    return Match(key[len(prefix) :].decode(), similarity, found[b"payload"])

@@ -102,6 +102,14 @@ class Semantic:
 
     async def look(self, call: Call, plan: Plan, prefix: str, entries: Entries) -> Looked | None:
         """Look for an answer; None for a call that is compared with nothing. `entry` is there when one is given."""
+        try:
+            return await self._look(call, plan, prefix, entries)
+        except Exception:  # plugin failsafe: a cache never fails a call
+            call.runtime.count("semantic_errors", "look")
+            log.exception("call %s: looking for other words failed", call.id)
+            return None
+
+    async def _look(self, call: Call, plan: Plan, prefix: str, entries: Entries) -> Looked | None:
         asked = self.search.asked(call, plan, prefix)
         if isinstance(asked, str):
             call.runtime.count("semantic_bypassed", asked)

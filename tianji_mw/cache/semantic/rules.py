@@ -29,7 +29,7 @@ class SemanticRules:
     #: Seconds that looking for a neighbour may take, embedding included.
     within_s: float = 0.15
     #: Neighbours that are looked at.
-    neighbours: int = 8
+    neighbours: int = 16
     #: Of the answers that a provider gave although there was a neighbour, the share that is compared with its answer.
     verify: float = 1.0
     #: Of the calls that could be answered, the share that is verified instead: else nothing would be learned of them.

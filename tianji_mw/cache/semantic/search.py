@@ -45,7 +45,14 @@ class Neighbour:
     id: str
     similarity: float
     payload: Payload
-    meaning: Meaning
+    _meaning: Meaning | None = None
+
+    @property
+    def meaning(self) -> Meaning:
+        """What it says; read when it is needed: most neighbours are too far for it to matter."""
+        if self._meaning is None:
+            self._meaning = Meaning.decode(self.payload.meaning)
+        return self._meaning
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -206,13 +213,7 @@ class Search:
 
 def _neighbour(match: Match) -> Neighbour | None:
     payload = Payload.decode(match.payload)
-    if payload is None:
-        return None
-    try:
-        meaning = Meaning.decode(payload.meaning)
-    except ValueError:
-        return None
-    return Neighbour(id=match.id, similarity=match.similarity, payload=payload, meaning=meaning)
+    return Neighbour(id=match.id, similarity=match.similarity, payload=payload) if payload is not None else None
 
 
 def _turns(request: Any) -> int:

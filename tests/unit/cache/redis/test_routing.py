@@ -197,7 +197,10 @@ async def test_too_few_connections_wait_and_open_no_breaker(runtime: Runtime) ->
         (b"-ERR max number of clients reached\r\n", "unreachable", "maxclients"),
         (b"-ERR wrong CANARY\r\n", "error", "(ERR)"),
         (b"-CROSSSLOT Keys CANARY\r\n", "error", "(CROSSSLOT)"),
-        (b"garbage\r\n", "unreachable", "InvalidResponse"),
+        (b"garbage\r\n", "unreachable", "cannot be read"),
+        (b"$x\r\n", "unreachable", "cannot be read"),
+        (b"-MOVED nowhere\r\n", "unreachable", "cannot be read"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "unreachable", "cannot be read"),
         (b"$5\r\nab", "timeout", "no answer within"),
     ],
 )
@@ -220,3 +223,13 @@ async def test_a_start_before_the_cluster(runtime: Runtime) -> None:
         server.answer = lambda c: slots((0, 16383, server.port)) if c[0] == b"CLUSTER" else bulk(b"v")
         await until(lambda: not runtime.degraded)
         assert await redis.run("GET", "k", key="k") == b"v"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"*1\r\n:1\r\n", b"+OK\r\n", b"*1\r\n*3\r\n:0\r\n+x\r\n*2\r\n$1\r\nh\r\n:1\r\n", b"?\r\n"]
+)
+async def test_a_table_that_cannot_be_read(runtime: Runtime, answer: bytes) -> None:
+    async with FakeRedis(lambda command: answer) as server:
+        redis = await shared(RedisSettings(startup_nodes=(("127.0.0.1", server.port),)), runtime)
+        with pytest.raises(RedisDown, match="cannot be read"):
+            await redis.run("GET", "k", key="k")

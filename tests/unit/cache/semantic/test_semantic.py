@@ -149,7 +149,7 @@ async def test_shadow_compares_and_gives_nothing(llm: FakeLLM, make: Make) -> No
 
 async def test_strict_until_enough_was_verified(llm: FakeLLM, make: Make) -> None:
     """120 questions in two wordings: nothing is given at first, and what was verified opens the way."""
-    gateway = make(error_budget=0.3)
+    gateway = make(error_budget=0.3, neighbours=200)
     subjects = [f"{first}{second}" for first in "abcdefghijkl" for second in "mnopqrstuv"]
     llm._default = lambda request: Reply.json(answer(request.json["messages"][0]["content"].split()[-1].strip("?")))
     first_hit = None
@@ -169,7 +169,7 @@ async def test_strict_until_enough_was_verified(llm: FakeLLM, make: Make) -> Non
 
 
 async def test_what_was_learned_is_kept(llm: FakeLLM, make: Make) -> None:
-    gateway = make(error_budget=0.3)
+    gateway = make(error_budget=0.3, neighbours=64)
     for number in range(40):
         for wording in ("Where is the office of", "where's the office of"):
             await gateway(ask(f"{wording} a{number}?"))
