@@ -86,7 +86,9 @@ def apps_of(options: RunOptions, settings: Settings | None = None) -> Apps:
     def drain() -> None:
         runtime.draining = True
 
-    main = _with_cache(_with_metrics(stack.app, runtime, settings), stack.app, settings)
+    main = _with_metrics(stack.app, runtime, settings)
+    if not options.app_upstream:  # there, `/cache` may be a path of the app's own
+        main = _with_cache(main, stack.app, settings)
     return Apps(Health(main, runtime), admin, on_drain=drain)
 
 

@@ -61,18 +61,21 @@ def purge(
     key: Annotated[list[str] | None, typer.Option(help="A cache key, as x-litellm-cache-key tells it.")] = None,
     model: Annotated[str, typer.Option(help="A public model name.")] = "",
     team: Annotated[str, typer.Option(help="A team's id.")] = "",
+    organization: Annotated[str, typer.Option(help="An organisation's id.")] = "",
     key_alias: Annotated[str, typer.Option(help="The alias of a virtual key.")] = "",
+    end_user: Annotated[str, typer.Option(help="An end user, with cache_scope: end_user.")] = "",
     namespace: Annotated[str, typer.Option(help="The namespace of requests.")] = "",
     tag: Annotated[str, typer.Option(help="A tag of the keys whose calls were answered.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Everything of this cache.")] = False,
 ) -> None:
     """Take answers out: what meets every condition."""
     given = {
-        "keys": key, "model_group": model, "team_id": team, "key_alias": key_alias, "namespace": namespace, "tag": tag,
+        "keys": key, "model_group": model, "organization_id": organization, "team_id": team, "key_alias": key_alias,
+        "end_user": end_user, "namespace": namespace, "tag": tag,
     }  # fmt: skip
     wanted = {name: value for name, value in given.items() if value}
     if not wanted and not everything:
-        raise SetupError("say what is to go: --key, --model, --team, --key-alias, --namespace, --tag, or --all")
+        raise SetupError("say what is to go, such as --model gpt-4o or --team red, or --all")
     if wanted and everything:
         raise SetupError("--all takes everything out; leave the conditions away, or leave --all away")
     print(

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -15,11 +15,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from sidecar.cache_tenants import FIELDS, BadPurge, Tenants
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.cache.middleware import Cache
 from tianji_mw.cache.purge import Purge, purge
 from tianji_mw.driver import inner_layers
-from tianji_mw.identity.keys import digest
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from tianji_mw.config.settings import Settings
     from tianji_mw.redact import Secret
 
-_FIELDS: Final = frozenset(
-    {"keys", "model_group", "model", "namespace", "team_id", "key_alias", "key_hash", "key", "tag"}
-)
+_FIELDS: Final = frozenset({"keys", "model_group", "model", "namespace", "tag", *FIELDS})
+#: Seconds that the store may take to show that it works.
+_PING_S: Final = 10.0
 
 
 def cache_of(app: ASGIApp) -> Cache | None:
@@ -37,20 +37,12 @@ def cache_of(app: ASGIApp) -> Cache | None:
     return next((layer for layer in inner_layers(app) if isinstance(layer, Cache)), None)
 
 
-class BadPurge(Exception):
-    """A purge that cannot be understood; the message says why."""
-
-
 class CacheRoutes:
     """What can be asked of one cache."""
 
     def __init__(self, cache: Cache, settings: Settings) -> None:
         self._cache = cache
-        self._hashes = {
-            entry.alias: entry.key_sha256 or (digest(entry.key.reveal()) if entry.key and entry.key.ready else "")
-            for entry in settings.virtual_keys
-            if entry.alias
-        }
+        self._tenants = Tenants(cache.rules, settings)
 
     async def report(self, request: Request) -> Response:
         """The store, what waits to be written, what was saved, and the semantic part."""
@@ -74,10 +66,14 @@ class CacheRoutes:
         told: dict[str, Any] = {"cache_type": type(cache.store).__name__.lower().removesuffix("store")}
         key = f"{cache.rules.namespace}:-:-:-:ping-{time.time_ns()}"
         try:
-            await cache.shelf.ping()
-            await cache.store.put(key, b"ping", 10)
-            kept = await cache.store.get(key) == b"ping"
-            await cache.store.delete([key])
+            async with asyncio.timeout(_PING_S):
+                await cache.store.ping()
+                await cache.store.put(key, b"ping", 10)
+                kept = await cache.store.get(key) == b"ping"
+                await cache.store.delete([key])
+        except TimeoutError:
+            told["error"] = f"it did not answer within {_PING_S:g} s"
+            return JSONResponse({"status": "unhealthy", **told, "ping_response": False}, 503)
         except StoreFailed as error:
             return JSONResponse({"status": "unhealthy", **told, "ping_response": False, "error": error.message}, 503)
         params = {"namespace": cache.rules.namespace, "ttl": cache.rules.ttl_s, "scope": cache.rules.scope}
@@ -104,37 +100,35 @@ class CacheRoutes:
 
     async def purge(self, request: Request) -> Response:
         """`invalidate` and `flushall` in one, for the admin port: `{"all": true}` is everything."""
-        if await request.body() == b'{"all":true}':
-            return await self._run(Purge())
-        return await self._purge(request)
+        return await self._purge(request, everything=True)
 
     async def flushall(self, request: Request) -> Response:
         """Everything of ours."""
-        return await self._run(Purge())
+        return await self._run([Purge()])
 
     async def redis_info(self, request: Request) -> Response:
         """The figures of the store."""
         assert self._cache.shelf is not None
-        return JSONResponse(await self._cache.shelf.report())
+        return JSONResponse({"info": await self._cache.shelf.report()})
 
-    async def _purge(self, request: Request, *, only_keys: bool = False) -> Response:
+    async def _purge(self, request: Request, *, only_keys: bool = False, everything: bool = False) -> Response:
         try:
             body = orjson.loads(await request.body() or b"{}")
-            wanted = self._wanted(body, only_keys=only_keys)
+            wanted = [Purge()] if everything and body == {"all": True} else self._wanted(body, only_keys=only_keys)
         except orjson.JSONDecodeError:
             return _refused("the body is no JSON", 400)
         except BadPurge as error:
             return _refused(str(error), 400)
         return await self._run(wanted)
 
-    async def _run(self, wanted: Purge) -> Response:
+    async def _run(self, wanted: list[Purge]) -> Response:
         try:
-            count = await purge(self._cache, wanted)
+            count = sum([await purge(self._cache, one) for one in wanted])
         except StoreFailed as error:
             return _refused(error.message, 503)
         return JSONResponse({"status": "success", "deleted": count})
 
-    def _wanted(self, body: Any, *, only_keys: bool) -> Purge:
+    def _wanted(self, body: Any, *, only_keys: bool) -> list[Purge]:
         if not isinstance(body, dict) or not body:
             raise BadPurge('say what is to go, such as {"model_group": "gpt-4o"}; /cache/flushall takes all')
         if unknown := sorted(body.keys() - _FIELDS):
@@ -147,24 +141,16 @@ class CacheRoutes:
         texts = {name: value for name, value in body.items() if name != "keys"}
         if any(not isinstance(value, str) or not value for value in texts.values()):
             raise BadPurge("all fields but 'keys' are texts")
-        return Purge(
-            keys=tuple(keys),
-            tenant=self._tenant(texts),
-            model=texts.get("model_group") or texts.get("model") or "",
-            namespace=texts.get("namespace", ""),
-            tag=texts.get("tag", ""),
-        )
-
-    def _tenant(self, texts: Mapping[str, str]) -> tuple[str, ...]:
-        if team := texts.get("team_id"):
-            return ("team", team)
-        if alias := texts.get("key_alias"):
-            if not self._hashes.get(alias):
-                raise BadPurge(f"no virtual key has the alias '{alias[:100]}'")
-            return ("key", self._hashes[alias])
-        if key := texts.get("key"):
-            return ("key", digest(key))
-        return ("key", texts["key_hash"]) if "key_hash" in texts else ()
+        return [
+            Purge(
+                keys=tuple(keys),
+                tenant=tenant,
+                model=texts.get("model_group") or texts.get("model") or "",
+                namespace=texts.get("namespace", ""),
+                tag=texts.get("tag", ""),
+            )
+            for tenant in self._tenants.named(texts)
+        ]
 
 
 class MainCache:
@@ -192,6 +178,8 @@ class MainCache:
             return
         if self._key is None:
             response = _refused("set general_settings.master_key to use this, or ask the admin port (/-/cache)", 403)
+        elif not self._key.ready:
+            response = _refused("the master key is not available yet; try again in a moment", 503)
         elif not hmac.compare_digest(_bearer(Headers(scope=scope)), self._key.reveal().encode()):
             response = _refused("the cache's endpoints need the master key", 401)
         else:

@@ -1,7 +1,7 @@
 """Targets for the harness beside the development data: when one answer may be given for two requests, at the default.
 
-`pairs(a, b)` takes two texts, `conversations(a, b)` two lists of messages; both say whether the second would be given the
-answer of the first.
+`pairs(a, b)` takes two texts, `conversations(a, b)` two lists of messages; both say whether the second would be given
+the answer of the first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Streams for the harness beside the development data: what is learned with an error budget of 1, 2 and 5%.
 
-`lookup` decides, `store` is the provider's answer to a miss. What the harness tells after a hit is not used: nobody would
-know it. Words are not compared: the answers of these streams are intents.
+`lookup` decides, `store` is the provider's answer to a miss. What the harness tells after a hit is not used: nobody
+would know it. Words are not compared: the answers of these streams are intents.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from tests.support.processes import free_port
 from tests.support.redis_servers import MASTER, Cluster, redis_cluster, redis_sentinel, redis_server
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.cache.redis import RedisStore
+from tianji_mw.cache.shelf import Shelf
 from tianji_mw.runtime import Runtime
 
 pytestmark = pytest.mark.slow
@@ -124,6 +125,21 @@ async def test_a_frozen_server_costs_its_time_once(tmp_path: Path, runtime: Runt
         assert await healed(store, within_s=8) < 5
         assert await store.get("k") == b"v"
         assert not runtime.degraded
+
+
+async def test_a_longer_time_limit_opens_the_breaker_too(tmp_path: Path, runtime: Runtime) -> None:
+    with redis_server(tmp_path) as server:
+        store = RedisStore(port=server.port, op_timeout_s=0.5)
+        shelf = Shelf(store, runtime)
+        await shelf.start()
+        await shelf.put("k", b"v", 600)
+        server.freeze()
+        assert await shelf.get("k") is None  # the layer waits for what the store waits for
+        assert store.client.nodes[0].trouble is not None
+        began = time.perf_counter()
+        assert [await shelf.get("k") for _ in range(100)] == [None] * 100
+        assert time.perf_counter() - began < 0.2
+        server.thaw()
 
 
 async def test_a_server_that_starts_anew_is_found_by_the_first_call_after(tmp_path: Path, runtime: Runtime) -> None:
@@ -239,9 +255,19 @@ async def test_sentinels_name_a_new_primary(tmp_path: Path, runtime: Runtime) ->
         print(f"failover: {recovered - killed:.2f} s, {len(load.misses)} of {load.done} calls missed")
 
 
-async def test_a_name_that_no_sentinel_watches(tmp_path: Path, runtime: Runtime) -> None:
-    with redis_sentinel(tmp_path, sentinels=2) as watched:
-        store = await started(runtime, sentinel_nodes=watched.nodes, service_name="other")
-        with pytest.raises(StoreFailed, match="watches nothing named service_name") as caught:
-            await store.get("k")
-        assert caught.value.kind == "refused"
+async def test_a_primary_that_is_told_to_be_a_replica(tmp_path: Path, runtime: Runtime) -> None:
+    with redis_sentinel(tmp_path) as watched:
+        store = await started(runtime, sentinel_nodes=watched.nodes, service_name=MASTER)
+        async with Load(store) as load:
+            await asyncio.sleep(0.5)
+            watched.sentinels[0].client().execute_command("SENTINEL", "FAILOVER", MASTER)
+            # Sentinel leaves the old primary a primary for some ten seconds.
+            async with asyncio.timeout(40):
+                while list((await store.report())["nodes"]) != [f"127.0.0.1:{watched.replica.port}"]:
+                    await asyncio.sleep(0.05)
+            await healed(store, within_s=10)
+            misses = len(load.misses)
+            await asyncio.sleep(1)
+        assert len(load.misses) == misses
+        assert load.slowest_ms < FIRST_MS + MARGIN_MS
+        assert not runtime.degraded

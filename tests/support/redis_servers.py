@@ -98,12 +98,7 @@ def redis_server(
         yield server
     finally:
         if process.poll() is None:
-            server.thaw()
-            process.terminate()
-            try:
-                process.wait(3)
-            except subprocess.TimeoutExpired:
-                server.kill()
+            server.kill()  # there is nothing to save
 
 
 def _answers(server: Server) -> bool:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tianji_mw.cache.base import StoreFailed
 from tianji_mw.cache.entry import NoEntry, decode
 from tianji_mw.cache.key import short
 
 if TYPE_CHECKING:
     from tianji_mw.cache.middleware import Cache
 
+#: Keys that are deleted in one go; and entries that are read in one go, which may be large.
 _BATCH: Final = 500
+_READ: Final = 16
+#: Seconds that the store may take for one of them.
+_WITHIN_S: Final = 30.0
+#: Looks at a write that has begun already, and the seconds between them: it has a time limit of its own.
+_LOOKS: Final = 600
+_LOOK_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +47,17 @@ async def purge(cache: Cache, wanted: Purge) -> int:
     """
     assert cache.shelf is not None
     cache.epoch += 1
+    prefix = cache.planner.keys.prefix(wanted.tenant) if wanted.tenant else f"{cache.rules.namespace}:"
     if wanted.keys:
-        prefix = f"{cache.rules.namespace}:"
         found = [key for key in wanted.keys if key.startswith(prefix) and _meets(cache, wanted, key)]
         return await _taken(cache, wanted, found)
-    prefix = cache.planner.keys.prefix(wanted.tenant) if wanted.tenant else f"{cache.rules.namespace}:"
     count = 0
     waiting = cache.writer.waiting() if cache.writer is not None else []
     batch = [key for key in waiting if key.startswith(prefix) and _meets(cache, wanted, key)]
     async for key in cache.shelf.keys(prefix):
         if _meets(cache, wanted, key):
             batch.append(key)
-        if len(batch) >= _BATCH:
+        if len(batch) >= (_READ if wanted.tag else _BATCH):
             count += await _taken(cache, wanted, batch)
             batch = []
     count += await _taken(cache, wanted, batch)
@@ -70,19 +78,38 @@ def _meets(cache: Cache, wanted: Purge, key: str) -> bool:
 
 async def _taken(cache: Cache, wanted: Purge, keys: list[str]) -> int:
     """Delete those of them that have the tag, if one is wanted."""
+    assert cache.shelf is not None
+    if wanted.tag:
+        batches = (keys[at : at + _READ] for at in range(0, len(keys), _READ))
+        keys = [key for batch in batches for key in await _with_tag(cache, wanted, batch)]
     if not keys:
         return 0
-    if wanted.tag:
-        raws = await cache.get_many(keys)
-        keys = [key for key, raw in zip(keys, raws, strict=True) if raw is not None and _tagged(raw, wanted.tag)]
-    waiting = 0
-    if cache.writer is not None:
-        for key in keys:
-            if cache.writer.get(key) is not None:
-                cache.writer.forget(key)
-                waiting += 1
-    assert cache.shelf is not None
-    return max(await cache.shelf.delete(keys) if keys else 0, waiting)
+    waiting = await _unwritten(cache, keys)
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            return max(await cache.shelf.store.delete(keys), waiting)
+    except TimeoutError:
+        raise StoreFailed(f"the store did not delete within {_WITHIN_S:g} s", kind="timeout") from None
+
+
+async def _with_tag(cache: Cache, wanted: Purge, keys: list[str]) -> list[str]:
+    raws = await cache.get_many(keys)
+    return [key for key, raw in zip(keys, raws, strict=True) if raw is not None and _tagged(raw, wanted.tag)]
+
+
+async def _unwritten(cache: Cache, keys: Sequence[str]) -> int:
+    """Take them out of what waits to be written; a write that has begun is over before anything is deleted."""
+    writer = cache.writer
+    if writer is None:
+        return 0
+    waiting = [key for key in keys if writer.get(key) is not None]
+    for key in waiting:
+        writer.forget(key)
+    for _ in range(_LOOKS):
+        if not any(writer.get(key) is not None for key in waiting):
+            return len(waiting)
+        await asyncio.sleep(_LOOK_S)
+    raise StoreFailed("the store did not end a write in time; try again", kind="timeout")
 
 
 def _tagged(raw: bytes, tag: str) -> bool:

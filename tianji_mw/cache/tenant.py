@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call
+    from tianji_mw.identity.base import Identity
 
 #: How far an answer is shared.
 CacheScope = Literal["global", "org", "team", "key", "end_user"]
@@ -14,23 +15,29 @@ CacheScope = Literal["global", "org", "team", "key", "end_user"]
 def tenant_of(call: Call, scope: CacheScope, *, keyless: bool) -> tuple[str, ...] | None:
     """The tenant of a call, as what is hashed into its key; None for a call whose tenant nobody knows.
 
-    A key without a team (an organisation) is a tenant of its own. `keyless`: there are no keys here, so that all calls
-    are of one tenant.
+    `keyless`: there are no keys here, so that all calls are of one tenant.
     """
     if scope == "global":
         return ("global",)
     who = call.identity
-    if who is None:
-        if not keyless:
-            return None
-        tenant: tuple[str, ...] = ("keyless",)
-    elif scope == "org" and (org := who.metadata.get("organization_id")):
-        return ("org", str(org))
-    elif scope in ("org", "team") and who.team:
-        return ("team", who.team)
+    if who is not None:
+        tenant = tenant_of_key(who, scope)
+    elif keyless:
+        tenant = ("keyless",)
     else:
-        tenant = ("key", who.key_hash)
+        return None
     return (*tenant, "end_user", end_user(call)) if scope == "end_user" else tenant
+
+
+def tenant_of_key(who: Identity, scope: CacheScope) -> tuple[str, ...]:
+    """The tenant of a key's calls, apart from their end user. A key without a team (an organisation) is one itself."""
+    if scope == "global":
+        return ("global",)
+    if scope == "org" and (org := who.metadata.get("organization_id")):
+        return ("org", str(org))
+    if scope in ("org", "team") and who.team:
+        return ("team", who.team)
+    return ("key", who.key_hash)
 
 
 def end_user(call: Call) -> str:

@@ -107,9 +107,9 @@ def _store(settings: Settings, kind_name: str, options: dict[str, Any], env: Map
 
 def _check_place(settings: Settings, kind_name: str, store: CacheStore) -> None:
     """A Redis on this machine that nobody has asked for would be a cache that is down for ever."""
-    from tianji_mw.redis.settings import RedisSettings
+    from tianji_mw.cache.redis import RedisStore
 
-    if not isinstance(store, RedisSettings):
+    if not isinstance(store, RedisStore):
         return
     if kind_name in ("redis-cluster", "redis_cluster") and not store.startup_nodes:
         hint = 'add redis_startup_nodes: [{"host": "10.0.0.1", "port": 6379}], or set REDIS_CLUSTER_NODES'

@@ -56,6 +56,10 @@ def semantic_of(
     for key, field in _OF_RULES.items():
         if options.get(key) is not None:
             own.setdefault(field, options[key])
+    scope = options.get("semantic_cache_scope")
+    if scope is not None and options.setdefault("cache_scope", scope) != scope:
+        hint = "write cache_scope alone: both parts of a cache share their tenants"
+        raise settings.error("differs from cache_scope", *_PLACE, "semantic_cache_scope", hint=hint)
     rules = _rules(settings, own)
     embedder = _embedder(settings, dict(embedder_options), options, env, gateway)
     return Semantic(embedder=embedder, index=_index(settings, kind, dict(index_options), options, env), rules=rules)

@@ -33,6 +33,5 @@ def tell_cache(root: Node, notices: list[Notice]) -> None:
     if switch is None or as_switch(switch.value) is False:
         notices.append(notice("no_effect", params, "the cache is off; write `cache: true` beside it"))
     types = params.child("supported_call_types")
-    for node in types.items if types else ():
-        if node.value in _FILES:
-            notices.append(notice("no_effect", node, "uploads stream by unread, their answers are not kept"))
+    files = [node for node in (types.items if types else ()) if node.value in _FILES]
+    notices += [notice("no_effect", node, "uploads stream by unread, their answers are not kept") for node in files]

@@ -36,7 +36,7 @@ NoticeLevel = Literal["not_implemented", "unknown", "unresolved", "no_effect"]
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A key that has no effect: not implemented yet, unknown, unresolved where that is allowed, or with nothing to do."""
+    """A key that has no effect: not implemented yet, unknown, unresolved where allowed, or with nothing to do."""
 
     level: NoticeLevel
     file: str

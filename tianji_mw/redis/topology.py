@@ -68,7 +68,7 @@ class _Sentinels:
         address = found[0].decode(), int(found[1])
         # A sentinel that was cut off may still name the old one.
         role = await _asked(self._to_server, address, shown(address), self._timeout_s, "ROLE")
-        if b"master" not in role[:1]:
+        if role[0] != b"master":
             raise RedisFailed(f"Redis at {shown(address)}: it is a replica, and no primary yet", kind="unreachable")
         return address
 
@@ -90,13 +90,10 @@ class _Cluster:
         if not answer:
             raise RedisFailed(f"Redis at {shown(node)}: it knows of no slots, so it is in no cluster yet")
         # A node that does not know its own name leaves it out: it is the one that was asked.
-        try:
-            return [
-                (int(first), int(last), (primary[0].decode() if primary[0] else node[0], int(primary[1]) or node[1]))
-                for first, last, primary, *_ in answer
-            ]
-        except (AttributeError, IndexError, TypeError, ValueError):
-            raise RedisFailed(f"Redis at {shown(node)}: its answer to CLUSTER SLOTS cannot be read") from None
+        return [
+            (int(first), int(last), (primary[0].decode() if primary[0] else node[0], int(primary[1]) or node[1]))
+            for first, last, primary, *_ in answer
+        ]
 
 
 async def topology_of(settings: RedisSettings, runtime: Runtime, connect: Connect) -> Topology:
@@ -122,6 +119,8 @@ async def _first(questions: Iterable[Coroutine[Any, Any, T]]) -> T:
                 return await next_done
             except RedisFailed as error:
                 failed = error
+            except (AttributeError, IndexError, TypeError, ValueError):
+                failed = RedisFailed("Redis: the answer that says where its servers are cannot be read")
     finally:
         for task in tasks:
             task.cancel()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import pytest
 
 from tests.support.cached import Cached, answer, ask
 from tests.support.semantic_cases import semantic, settled
+from tianji_mw.cache.base import StoreFailed
+from tianji_mw.cache.entry import Entry
+from tianji_mw.cache.memory import Memory
 from tianji_mw.cache.purge import Purge, purge
 from tianji_mw.testing import FakeLLM, Reply
 
@@ -89,3 +92,65 @@ async def test_neighbours_go_with_their_answers(llm: FakeLLM) -> None:
     assert (await gateway(ask("how can I renew my permit"))).headers["x-cache"] == "MISS"
     await gateway.cache.aclose()
     await gateway.aclose()
+
+
+async def test_a_key_of_another_tenant_stays(filled: Cached) -> None:
+    key = (await filled(ask("a"), key="red/k")).headers["x-litellm-cache-key"]
+    assert await purge(filled.cache, Purge(keys=(key,), tenant=("team", "blue"))) == 0
+    assert await purge(filled.cache, Purge(keys=(key,), tenant=("team", "red"), model="gpt-4o")) == 1
+
+
+async def test_by_tag(filled: Cached) -> None:
+    at = filled.wall.now
+    for number in range(40):
+        tags = ("a", "b") if number % 4 == 0 else ("b",)
+        entry = Entry(
+            body=b"{}", form="whole", content_type=b"application/json", api="chat_completions", model="m", created=at,
+            fresh_s=60, tags=tags,
+        )  # fmt: skip
+        await filled.cache.put(f"tianji:t:s:m:{number}", entry)
+    assert await purge(filled.cache, Purge(tag="a")) == 10
+    assert await left(filled) == 8 + 30
+
+
+class Slow(Memory):
+    """Writes take a time, and deletes fail on demand."""
+
+    instant: ClassVar[bool] = False
+    broken: ClassVar[bool] = False
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        await asyncio.sleep(0.1)
+        await super().put(key, value, ttl_s)
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        if self.broken:
+            raise StoreFailed("it is full of water")
+        return await super().delete(keys)
+
+
+class Broken(Slow):
+    """Cannot delete."""
+
+    broken: ClassVar[bool] = True
+
+
+async def test_what_is_being_written_goes_too(llm: FakeLLM, cached: Make) -> None:
+    llm._default = lambda request: Reply.json(answer())
+    gateway = cached(store=Slow())
+    for question in ("a", "b", "c"):
+        assert (await gateway(ask(question))).headers["x-cache"] == "MISS"
+    await asyncio.sleep(0.02)  # the first is being written, and none is there yet
+    assert await left(gateway) == 0
+    assert await purge(gateway.cache, Purge()) == 3
+    await asyncio.sleep(0.3)
+    assert await left(gateway) == 0
+
+
+async def test_what_cannot_be_taken_out_is_told(llm: FakeLLM, cached: Make) -> None:
+    llm._default = lambda request: Reply.json(answer())
+    gateway = cached(store=Broken())
+    key = (await gateway(ask())).headers["x-litellm-cache-key"]
+    for wanted in (Purge(), Purge(keys=(key,))):
+        with pytest.raises(StoreFailed, match="full of water"):
+            await purge(gateway.cache, wanted)

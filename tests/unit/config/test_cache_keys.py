@@ -1,23 +1,24 @@
-"""The cache in the config: LiteLLM's and the Go port's spelling, what becomes of each key, and what is refused where."""
+"""The cache in the config: LiteLLM's and the Go port's spelling, what becomes of each key, what is refused where."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 
 from tianji_mw.apis.base import Usage
 from tianji_mw.cache.dual import Dual
+from tianji_mw.cache.key import short
 from tianji_mw.cache.memory import Memory
 from tianji_mw.cache.middleware import Cache
 from tianji_mw.cache.redis import RedisStore
 from tianji_mw.cache.storable import APIS
 from tianji_mw.compose import compose
-from tianji_mw.compose.cache import price_of
+from tianji_mw.compose.prices import price_of
 from tianji_mw.config import Settings, loads
 from tianji_mw.driver import inner_layers
 from tianji_mw.errors import ConfigErrors
-from tianji_mw.identity.base import Identity
 from tianji_mw.identity.middleware import Authentication
 
 MODELS = "model_list: [{model_name: m, litellm_params: {model: mock/echo}}]\n"
@@ -101,7 +102,32 @@ def test_every_place_and_spelling(text: str) -> None:
     ("kind", "store"), [("local", Memory), ("memory", Memory), ("redis", RedisStore), ("dual", Dual)]
 )
 def test_types(kind: str, store: type[Any]) -> None:
-    assert type(made(params(type=kind)).store) is store
+    assert type(made(params(type=kind), {"REDIS_HOST": "cache.internal"}).store) is store
+
+
+def test_the_config_says_where_redis_is_before_the_environment() -> None:
+    env = {"REDIS_URL": "redis://other:1/2", "REDIS_PASSWORD": "pw-1"}
+    for text in (params(type="redis", host="cache.internal"), params(host="cache.internal")):
+        store = made(text, env).store
+        assert isinstance(store, RedisStore)
+        assert (store.host, store.port, store.db) == ("cache.internal", 6379, 0)
+        assert store.password is not None  # what the config leaves out
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("redis", "nothing says where Redis is"), ("redis-cluster", "a cluster needs some of its nodes")]
+)
+def test_a_redis_nowhere_is_refused(kind: str, told: str) -> None:
+    assert told in refused(params(type=kind))
+
+
+def test_an_address_with_a_login_is_a_secret() -> None:
+    text = params(type="redis", url="redis://user:canary-3@cache.internal:7000/2")
+    store = made(text).store
+    assert isinstance(store, RedisStore)
+    assert (store.host, store.port, store.username, store.db) == ("cache.internal", 7000, "user", 2)
+    settings = settings_of(text)
+    assert "canary-3" not in str(settings.normalised()) + repr(settings) + repr(store)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +155,9 @@ def test_references_are_followed_and_secrets_stay_secret() -> None:
 
 
 def test_a_memory_before_redis_with_times_of_its_own() -> None:
-    store = made(params(type="dual", default_in_memory_ttl=3, default_in_redis_ttl=7, redis_flush_size=20)).store
+    store = made(
+        params(type="dual", host="h", default_in_memory_ttl=3, default_in_redis_ttl=7, redis_flush_size=20)
+    ).store
     assert isinstance(store, Dual)
     assert (store.memory_ttl_s, store.redis_ttl_s, store.flush_size) == (3, 7, 20)
 
@@ -145,7 +173,12 @@ def test_litellms_keys_become_rules() -> None:
             cache_scope="key", cache_remote_media="true", max_item_bytes=1000, max_messages=4,
         )
     ).rules  # fmt: skip
-    assert (rules.default_on, rules.ttl_s, rules.namespace, rules.scope) == (False, 60, "team-a", "key")
+    assert (rules.default_on, rules.ttl_s, rules.namespace, rules.scope) == (
+        False,
+        60,
+        "team-a-" + short("team a", 8),
+        "key",
+    )
     assert rules.apis == {"chat_completions", "embeddings"}
     assert (rules.stale_while_revalidate_s, rules.stale_if_error_s) == (5, 10)
     assert (rules.remote_media, rules.max_item_bytes) == (True, 1000)
@@ -161,14 +194,26 @@ def test_what_a_config_leaves_out() -> None:
     ("text", "ttl_s"),
     [
         (params(type="local", default_in_memory_ttl=3), 3),
-        (params(type="redis", default_in_memory_ttl=3, default_in_redis_ttl=7), 7),
-        (params(type="redis", ttl=60, default_in_redis_ttl=7), 60),
+        (params(type="redis", host="h", default_in_memory_ttl=3, default_in_redis_ttl=7), 7),
+        (params(type="redis", host="h", ttl=60, default_in_redis_ttl=7), 7),
         ("litellm_settings: {cache: true, default_in_memory_ttl: 9, default_redis_ttl: 8}\n", 9),
-        ("litellm_settings: {cache: true, cache_params: {type: redis}, default_redis_ttl: 8}\n", 8),
+        ("litellm_settings: {cache: true, cache_params: {host: h}, default_redis_ttl: 8}\n", 8),
     ],
 )
 def test_the_time_that_answers_are_kept(text: str, ttl_s: float) -> None:
     assert made(text).rules.ttl_s == ttl_s
+
+
+def test_a_semantic_cache_brings_its_scope() -> None:
+    rules = made(params(type="local", semantic="{}", semantic_cache_scope="end_user")).rules
+    assert rules.scope == "end_user"
+    message = refused(params(type="local", semantic="{}", semantic_cache_scope="key", cache_scope="team"))
+    assert "litellm_settings.cache_params.semantic_cache_scope" in message
+
+
+def test_a_model_in_two_groups_is_refused() -> None:
+    message = refused("router_settings: {caching_groups: [[m, n], [n, o]]}\n" + params(type="local"))
+    assert message.startswith("<string>:2: router_settings.caching_groups[1]: 'n' stands in two groups")
 
 
 def test_models_that_share_their_answers() -> None:
@@ -185,12 +230,14 @@ def test_without_keys_all_calls_are_of_one_tenant(text: str, keyless: bool) -> N
 
 
 async def test_what_a_key_says_of_the_cache_reaches_its_calls() -> None:
-    text = "virtual_keys: [{key: sk-2, allowed_cache_controls: [ttl], metadata: {cache: {no-store: true}}}]\n"
-    app = compose(settings_of(text), env={}).app
+    entry = "key: sk-2, organization_id: acme, allowed_cache_controls: [ttl], metadata: {cache: {no-store: true}}"
+    app = compose(settings_of(f"virtual_keys: [{{{entry}}}]\n"), env={}).app
     layer = next(one for one in inner_layers(app) if isinstance(one, Authentication))
-    found: Identity = await layer.identifier.identify({"authorization": "Bearer sk-2"})  # type: ignore[assignment]
+    found = await layer._identifier.identify(Headers({"authorization": "Bearer sk-2"}))
+    assert found is not None
     assert found.metadata["cache"] == {"no-store": True}
     assert list(found.metadata["allowed_cache_controls"]) == ["ttl"]
+    assert found.metadata["organization_id"] == "acme"
 
 
 # --- notices and errors
@@ -213,14 +260,15 @@ def test_transcriptions_are_accepted_and_named() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("tll", "5", "did you mean ttl?"),
-        ("type", "redsi", "did you mean redis?"),
+        ("tll", "5", "did you mean 'ttl'?"),
+        ("type", "redsi", "did you mean 'redis'?"),
         ("type", "qdrant-semantic", "redis-semantic"),
-        ("mode", "always", "default_on or default_off"),
-        ("ttl", "soon", "a number of seconds"),
-        ("ttl", "-1", "a number of seconds"),
-        ("cache_scope", "tem", "global, org, team, key or end_user"),
-        ("supported_call_types", "[acompletoin]", "did you mean acompletion?"),
+        ("mode", "always", "'default_on' or 'default_off'"),
+        ("ttl", "soon", "expected a number"),
+        ("ttl", "-1", "must be at least 0"),
+        ("cache_scope", "tem", "'global', 'org', 'team', 'key' or 'end_user'"),
+        ("cache_remote_media", "maybe", "expected true or false"),
+        ("max_item_bytes", "0", "must be at least 1"),
         ("similarity_threshold", "0.9", "semantic"),
     ],
 )
@@ -228,6 +276,12 @@ def test_wrong_params_are_named_with_file_line_key_and_cure(key: str, value: str
     message = refused(params(**{key: value}))
     assert message.startswith(f"<string>:5: litellm_settings.cache_params.{key}: ")
     assert told in message
+
+
+def test_a_wrong_call_type_is_named() -> None:
+    message = refused(params(type="local", supported_call_types="[aembedding, acompletoin]"))
+    assert message.startswith("<string>:6: litellm_settings.cache_params.supported_call_types[1]: unknown call type")
+    assert "did you mean 'acompletion'?" in message
 
 
 def test_a_wrong_url_is_not_shown() -> None:
@@ -244,13 +298,16 @@ def test_prices_of_deployments_make_what_was_saved() -> None:
     text = (
         "model_list:\n"
         "  - {model_name: a, litellm_params: {model: mock/a, input_cost_per_token: 0.5, output_cost_per_token: '2'}}\n"
+        "  - {model_name: a, litellm_params: {model: mock/a, input_cost_per_token: 9, output_cost_per_token: 9}}\n"
         "  - {model_name: b, litellm_params: {model: mock/b}, model_info: {input_cost_per_token: 0.25}}\n"
         "  - {model_name: c, litellm_params: {model: mock/c}}\n"
+        "  - {model_name: c-*, litellm_params: {model: mock/*, output_cost_per_token: 3}}\n"
+        "router_settings: {model_group_alias: {also-b: b}}\n"
     )
     settings = loads(text, env={})
     assert settings.notices == ()
     price = price_of(settings)
     assert price is not None
     usage = Usage(4, 1, source="provider")
-    assert [price(model, usage) for model in ("a", "b", "c", "unknown")] == [4, 1, 0, 0]
+    assert [price(model, usage) for model in ("a", "b", "also-b", "c", "c-1", "unknown")] == [4, 1, 1, 0, 3, 0]
     assert price_of(settings_of("")) is None

@@ -31,7 +31,7 @@ _COMPARED: Final = 512 * 384
 #: Rows handled at once, so that intermediate results stay in the processor's second cache.
 _SLICE: Final = 32_768
 #: What a point needs besides vector, id and payload: sketch, columns, and Python's objects for them; measured.
-_OVERHEAD_BYTES: Final = 400
+_OVERHEAD_BYTES: Final = 250
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]

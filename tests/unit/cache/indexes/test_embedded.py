@@ -106,7 +106,7 @@ async def test_same_as_comparing_with_everything(operations: list[Any], max_poin
                 used.remove((partition, matches[0].id))
                 used.append((partition, matches[0].id))
         assert len(index) == len(points)
-    assert index.bytes == sum(DIMS + len(one) + len(b"%d" % int(one)) + 400 for _, one in points)
+    assert index.bytes == sum(DIMS + len(one) + len(b"%d" % int(one)) + 250 for _, one in points)
 
 
 @pytest.mark.parametrize("shares", [[1.0], [0.5, 0.5], [0.1, 0.9]], ids=["alone", "half", "tenth"])

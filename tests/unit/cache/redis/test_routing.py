@@ -233,3 +233,27 @@ async def test_a_table_that_cannot_be_read(runtime: Runtime, answer: bytes) -> N
         redis = await shared(RedisSettings(startup_nodes=(("127.0.0.1", server.port),)), runtime)
         with pytest.raises(RedisDown, match="cannot be read"):
             await redis.run("GET", "k", key="k")
+
+
+@pytest.mark.parametrize(
+    ("named", "role", "kind", "cure"),
+    [
+        (b"*-1\r\n", b"", "refused", "watches nothing named service_name"),
+        (None, b"*1\r\n$5\r\nslave\r\n", "unreachable", "no primary yet"),
+        (None, b"*0\r\n", "error", "cannot be read"),
+    ],
+)
+async def test_sentinels_that_know_no_primary(
+    runtime: Runtime, named: bytes | None, role: bytes, kind: str, cure: str
+) -> None:
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"ROLE":
+            return role
+        return named or b"*2\r\n%s%s" % (bulk(b"127.0.0.1"), bulk(b"%d" % server.port))
+
+    async with FakeRedis(answer) as server:
+        settings = RedisSettings(sentinel_nodes=(("127.0.0.1", server.port),), service_name="mymaster")
+        redis = await shared(settings, runtime)
+        with pytest.raises(RedisDown, match=cure) as caught:
+            await redis.run("GET", "k", key="k")
+        assert caught.value.kind == kind

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from tests.support.processes import environment
 from tianji_mw.cache.dual import Dual
 from tianji_mw.cache.redis import RedisStore
 from tianji_mw.redact import Secret
@@ -96,3 +99,24 @@ def test_what_is_wrong_names_the_cure_and_no_password(fields: dict[str, Any], cu
         RedisSettings.model_validate(fields)
     assert cure in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+def test_without_redis_py_the_plugins_load_and_the_start_names_the_extra() -> None:
+    code = """
+import asyncio, sys
+sys.modules["redis"] = None
+from tianji_mw.cache.dual import Dual
+from tianji_mw.cache.redis import RedisStore
+from tianji_mw.errors import MissingExtra
+from tianji_mw.runtime import Runtime
+async def main():
+    async with Runtime() as runtime:
+        for store in (RedisStore(), Dual()):
+            try:
+                await store.start(runtime)
+            except MissingExtra as error:
+                print(error.message)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60)
+    assert done.stdout.splitlines() == ["redis is not installed; run: pip install 'tianji-mw[redis]'"] * 2, done.stderr
