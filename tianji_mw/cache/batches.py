@@ -12,50 +12,43 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from tianji_mw.apis.base import JSON, Usage
+from tianji_mw.cache.answering import Answering
 from tianji_mw.cache.entry import Entry
 from tianji_mw.cache.flight import Flight
 from tianji_mw.cache.headers import mark
 from tianji_mw.cache.replay import give
-from tianji_mw.cache.rules import Plan, items_of
+from tianji_mw.cache.rules import items_of
 from tianji_mw.errors import UpstreamMalformed
 from tianji_mw.taps import send_error
 
 if TYPE_CHECKING:
     from starlette.types import Message, Send
 
-    from tianji_mw.cache.middleware import Cache
-    from tianji_mw.call import Call
     from tianji_mw.driver import Inner
 
 _JSON: Final = b"application/json"
 
 
-class Batches:
+class Batches(Answering):
     """One call for embeddings."""
 
-    __slots__ = ("_cache", "_call", "_plan")
-
-    def __init__(self, cache: Cache, call: Call, plan: Plan) -> None:
-        self._cache = cache
-        self._call = call
-        self._plan = plan
+    __slots__ = ()
 
     async def run(self, inner: Inner, send: Send) -> None:
         """Answer the call."""
-        cache, call, plan = self._cache, self._call, self._plan
         known = await self._known()
         missing = [at for at, entry in enumerate(known) if entry is None]
         if not missing:
             await self._answer([entry for entry in known if entry is not None], send)
         elif len(missing) == len(known):
-            if not await cache.followed(call, plan, send):
-                await cache.lead(call, plan, inner, send, None)
+            if not await self.followed(send):
+                await self.lead(inner, send, None)
         else:
             await self._fill(known, missing, inner, send)
 
     async def _known(self) -> list[Entry | None]:
         """The entries there are, in the order of the items."""
-        cache, call, plan = self._cache, self._call, self._plan
+        cache, call, plan = self.cache, self.call, self.plan
         if not plan.controls.read or plan.refresh:
             return [None] * len(plan.items)
         raws = await cache.get_many(plan.items)
@@ -63,24 +56,21 @@ class Batches:
         return [entry if entry is not None and cache.fitness(entry, plan, call) == "fresh" else None for entry in found]
 
     async def _answer(self, entries: Sequence[Entry], send: Send) -> None:
-        cache, call = self._cache, self._call
-        use = call.cache
-        assert use is not None
+        call, use = self.call, self.use
         use.status = "hit"
         use.age_s = max(entry.age_s(call.runtime.wall()) for entry in entries)
         call.usage = _sum(entries)
-        cache.saved(call, use, call.usage)
+        self.saved(call.usage)
         mark(call, use)
         await give(self._whole([orjson.loads(entry.body) for entry in entries], call.usage), send)
 
     async def _fill(self, known: list[Entry | None], missing: list[int], inner: Inner, send: Send) -> None:
         """Ask for the missing items alone, and put the answer together."""
-        cache, call, plan = self._cache, self._call, self._plan
-        use = call.cache
-        assert use is not None
+        cache, call, plan = self.cache, self.call, self.plan
+        use = self.use
         hits = [entry for entry in known if entry is not None]
         use.status, use.reason = "partial", f"hits-{len(hits)}-misses-{len(missing)}"
-        cache.saved(call, use, _sum(hits))
+        self.saved(_sum(hits))
         mark(call, use)
         asked = items_of(call.request["input"])
         call.edit()["input"] = [asked[at] for at in missing]
@@ -106,9 +96,16 @@ class Batches:
         # What was asked for and what was known already: the client is told of the whole.
         await give(self._whole([orjson.loads(entry.body) for entry in both], _sum(both), answer), send)
 
+    async def store(self, entry: Entry, answer: JSON) -> None:
+        items = self.items(answer, len(self.plan.items))
+        if items is None:
+            self.call.runtime.count("cache_not_kept", self.call.api.name)
+        else:
+            await self.cache.put_items(self.plan.items, items)
+
     def items(self, answer: JSON, count: int) -> list[Entry] | None:
         """The entries of an answer to so many items; None where it has not as many."""
-        call = self._call
+        call = self.call
         listed = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(listed, list) or len(listed) != count:
             return None
@@ -122,11 +119,9 @@ class Batches:
             return None
         share, rest = divmod(call.usage.input_tokens, count)
         return [
-            self._cache.made(
-                call,
-                self._plan,
-                body=orjson.dumps({"embedding": in_order[at], "model": answer.get("model") or call.model}),
-                usage=Usage(share + (at < rest), source=call.usage.source),
+            self.made(
+                orjson.dumps({"embedding": in_order[at], "model": answer.get("model") or call.model}),
+                Usage(share + (at < rest), source=call.usage.source),
             )
             for at in range(count)
         ]
@@ -139,7 +134,7 @@ class Batches:
         if isinstance(answer, dict):
             first = {key: value for key, value in answer.items() if key not in ("data", "usage")}
         body = orjson.dumps({**first, "data": data, "usage": told})
-        return self._cache.made(self._call, self._plan, body=body, usage=usage)
+        return self.made(body, usage)
 
 
 class _Held:

@@ -23,7 +23,7 @@ log = logging.getLogger("tianji_mw.cache")
 REFRESH_KEY: Final = "tianji_mw.cache.refresh"
 
 
-async def refresh(call: Call, key: str) -> None:
+async def ask_again(call: Call, key: str) -> None:
     """Ask again what this call asks, and have the answer kept under `key`."""
     assert call.origin is not None
     layer, outer = call.origin
