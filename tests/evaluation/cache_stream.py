@@ -28,6 +28,7 @@ class Stream:
         self._vectors = np.empty((8192, 384), np.float32)
         self._answers: list[str] = []
         self._near: list[Candidate] = []
+        self._decision = self.learner.decide((), self._rng)
 
     def nearest(self, asked: np.ndarray[Any, Any]) -> list[Candidate]:
         count = len(self._answers)
@@ -37,11 +38,12 @@ class Stream:
 
     def lookup(self, text: str) -> str | None:
         self._near = self.nearest(vector(text))
-        decision = self.learner.decide(self._near, self._rng)
+        decision = self._decision = self.learner.decide(self._near, self._rng)
         return decision.serve.answer if decision.serve is not None and not decision.explore else None
 
     def store(self, text: str, label: str) -> None:
-        self.learner.observe(self._near, label)
+        if self.learner.observe(self._near, label, explored=self._decision.explore):
+            self.learner.fit()
         self._vectors[len(self._answers)] = vector(text)
         self._answers.append(label)
 

@@ -153,7 +153,7 @@ class Semantic:
                 if same is not None:
                     answer = near.payload.answer if same else own
                     self._note(looked, same=same)
-                    await self._learn(asked, answer)
+                    await self._learn(asked, answer, explored=looked.choice.neighbour is not None)
             await self.search.add(asked, key, answer, entry.kept_s)
         except Exception:  # plugin failsafe: nobody waits for this, and the call has long been answered
             call.runtime.count("semantic_errors", "verify")
@@ -202,9 +202,9 @@ class Semantic:
         assert self._shelf is not None
         return Learned.of(rules, await self._shelf.get(_state_key(namespace)))
 
-    async def _learn(self, asked: Asked, answer: str) -> None:
+    async def _learn(self, asked: Asked, answer: str, *, explored: bool) -> None:
         chooser = await self._chooser(asked.namespace)
-        chooser.learn(asked, answer)
+        await chooser.learn(asked, answer, explored=explored)
         count = self._unsaved[asked.namespace] = self._unsaved.get(asked.namespace, 0) + 1
         if count >= _SAVE_EVERY:
             await self._save(asked.namespace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,10 @@ class Learned:
         decision = self.learner.decide([_candidate(near) for near in found], rng)
         return Choice(found[0] if decision.serve is not None else None, decision.explore)
 
-    def learn(self, asked: Asked, answer: str) -> None:
-        self.learner.observe([_candidate(near) for near in agreeing(asked, lexical=self._lexical)], answer)
+    async def learn(self, asked: Asked, answer: str, *, explored: bool) -> None:
+        candidates = [_candidate(near) for near in agreeing(asked, lexical=self._lexical)]
+        if self.learner.observe(candidates, answer, explored=explored):
+            self.learner.take(await asyncio.to_thread(self.learner.fitting()))
 
     def to_bytes(self) -> bytes:
         return self.learner.to_bytes()

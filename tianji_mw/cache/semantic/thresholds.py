@@ -29,8 +29,11 @@ class Chooser(Protocol):
         """Which neighbour's answer is given."""
         ...
 
-    def learn(self, asked: Asked, answer: str) -> None:
-        """A provider gave this answer (by its id: that of a neighbour, where it says the same)."""
+    async def learn(self, asked: Asked, answer: str, *, explored: bool) -> None:
+        """A provider gave this answer (by its id: that of a neighbour, where it says the same).
+
+        `explored`: the call could have been answered.
+        """
         ...
 
     def report(self) -> dict[str, Any]:
@@ -50,7 +53,7 @@ class Fixed:
                 return Choice(near)
         return Choice(None)
 
-    def learn(self, asked: Asked, answer: str) -> None:
+    async def learn(self, asked: Asked, answer: str, *, explored: bool) -> None:
         """Nothing: the threshold is the user's."""
 
     def report(self) -> dict[str, Any]:

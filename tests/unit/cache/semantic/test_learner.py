@@ -39,7 +39,8 @@ def run(learner: Learner, points: np.ndarray, answers: list[str], seed: int = 0)
             hits += 1
             wrong += decision.serve.answer != answer
             continue
-        learner.observe(candidates, answer)
+        if learner.observe(candidates, answer, explored=decision.explore):
+            learner.fit()
         kept[len(known)] = point
         known.append(answer)
     return hits, wrong
