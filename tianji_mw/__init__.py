@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from tianji_mw.cache.base import CacheStore
+    from tianji_mw.cache.middleware import Cache
+    from tianji_mw.cache.rules import CacheRules
     from tianji_mw.call import Call, Limits, current_call
     from tianji_mw.callbacks.base import Callback
     from tianji_mw.callbacks.middleware import Callbacks
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "ALLOW": "guardrails.base",
     "Authentication": "identity.middleware",
+    "Cache": "cache.middleware",
+    "CacheRules": "cache.rules",
+    "CacheStore": "cache.base",
     "Call": "call",
     "Callback": "callbacks.base",
     "Callbacks": "callbacks.middleware",
@@ -60,6 +66,9 @@ _HOMES: Final = {
 __all__ = [
     "ALLOW",
     "Authentication",
+    "Cache",
+    "CacheRules",
+    "CacheStore",
     "Call",
     "Callback",
     "Callbacks",

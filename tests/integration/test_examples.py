@@ -56,6 +56,36 @@ def test_an_app_with_two_middlewares(name: str, tmp_path: Path) -> None:
             assert streamed.text.endswith("data: [DONE]\n\n")
 
 
+def test_a_cache_alone(tmp_path: Path) -> None:
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "examples.fastapi_cache:app",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with server(command, tmp_path, port=port) as running, httpx.Client(base_url=running.url, timeout=20) as client:
+        asked = [client.post("/v1/chat/completions", json=CHAT, headers={"x-customer": who}) for who in "aab"]
+        said = [answer.json()["choices"][0]["message"]["content"] for answer in asked]
+        assert said == ["Answer number 1.", "Answer number 1.", "Answer number 2."]
+        assert [answer.headers["x-cache"] for answer in asked] == ["MISS", "HIT", "MISS"]
+        assert client.post("/v1/chat/completions", json=CHAT).headers["x-cache"] == "BYPASS"
+
+
+def test_the_config_with_a_cache(tmp_path: Path) -> None:
+    with sidecar(tmp_path, (ROOT / "examples/cache.yaml").read_text()) as running:
+        url, key = f"{running.url}/v1/chat/completions", {"authorization": "Bearer sk-team-a"}
+        seen = [httpx.post(url, json=CHAT, headers=key).headers["x-cache"] for _ in range(2)]
+        assert seen == ["MISS", "HIT"]
+        other = {"authorization": "Bearer sk-team-b"}
+        assert httpx.post(url, json=CHAT, headers=other).headers["x-cache"] == "MISS"
+        assert httpx.post(url, json={**CHAT, "cache": {"no-store": True}}, headers=other).status_code == 403
+
+
 def test_the_mounted_gateway(tmp_path: Path) -> None:
     port = free_port()
     tool, *args = (part.format(app="examples.mounted_gateway:app", port=port) for part in served("mounted_gateway"))
