@@ -108,9 +108,10 @@ async def test_a_control_that_a_key_may_not_use(llm: FakeLLM, tmp_path: Path) ->
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}], "cache": {"no-store": True}}
     with sidecar(tmp_path, config(llm)) as running:
         url, key = f"{running.url}/v1/chat/completions", {"authorization": "Bearer sk-blue"}
-        refused = httpx.post(url, json=body, headers=key)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "cache_control_not_allowed")
-        assert httpx.post(url, json={**body, "cache": {"no-cache": True}}, headers=key).status_code == 200
+        async with httpx.AsyncClient(headers=key) as client:
+            refused = await client.post(url, json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "cache_control_not_allowed")
+            assert (await client.post(url, json={**body, "cache": {"no-cache": True}})).status_code == 200
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ async def test_sidecars_share_one_redis_and_go_on_without_it(llm: FakeLLM, tmp_p
             assert server.client().get("theirs:1") == b"x"
             assert await first.seen("a") == "M"
             server.kill()
-            assert await first.seen("a", "b") == "MM"
+            assert await first.seen("c", "d") == "MM"
             unhealthy = http.get("/ping")
             assert (unhealthy.status_code, unhealthy.json()["status"]) == (503, "unhealthy")
             assert http.post("/flushall").status_code == 503
@@ -249,4 +250,4 @@ async def test_a_cache_that_cannot_be_built_stops_the_start(llm: FakeLLM, tmp_pa
     path.write_text(config(llm, "type: redis, hots: 127.0.0.1"))
     run = cli("run", "-c", str(path), "--port", str(free_port()), "--admin-port", "0")
     assert run.returncode == 1
-    assert f"{path}:10: litellm_settings.cache_params.hots: unknown key (did you mean 'host'?)" in run.stderr
+    assert f"{path}:11: litellm_settings.cache_params.hots: unknown key (did you mean 'host'?)" in run.stderr
