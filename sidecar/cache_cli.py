@@ -65,7 +65,7 @@ def purge(
     key_alias: Annotated[str, typer.Option(help="The alias of a virtual key.")] = "",
     end_user: Annotated[str, typer.Option(help="An end user, with cache_scope: end_user.")] = "",
     namespace: Annotated[str, typer.Option(help="The namespace of requests.")] = "",
-    tag: Annotated[str, typer.Option(help="A tag of the keys whose calls were answered.")] = "",
+    tag: Annotated[str, typer.Option(help="A tag of the calls that were answered.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Everything of this cache.")] = False,
 ) -> None:
     """Take answers out: what meets every condition."""

@@ -21,6 +21,8 @@ from pydantic import PrivateAttr
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.stack import ANSWER, CHAT, STREAM, Ends, Probe, deployment, stream_of
+from tianji_mw.cache.middleware import Cache
+from tianji_mw.cache.rules import CacheRules
 from tianji_mw.call import Call
 from tianji_mw.callbacks.base import Callback, Record
 from tianji_mw.callbacks.middleware import Callbacks
@@ -34,6 +36,7 @@ from tianji_mw.testing import started
 from tianji_mw.upstream import UpstreamRequest
 
 RUNS, REQUESTS = 7, 3_000
+KEYLESS = CacheRules(keyless=True)
 EVENTS = stream_of(*["word"] * 200)
 HEADERS = [(b"host", b"x"), (b"content-type", b"application/json"), (b"authorization", b"Bearer sk-master")]
 
@@ -154,6 +157,10 @@ async def main() -> None:
         for count in (1, 2, 5):
             app = Callbacks(gateway(plain), callbacks=[Sink() for _ in range(count)], spool=f"{folder}/{count}")
             show(f"  and logging to {count} destinations", await cost(app, CHAT) - bare)
+    show("cache: a hit in memory, the whole call", await cost(Cache(gateway(plain), rules=KEYLESS), CHAT))
+    asking = {**CHAT, "cache": {"no-cache": True}}
+    kept = await cost(Cache(gateway(plain), rules=KEYLESS), asking)
+    show("  and a miss that is kept, beside the gateway", kept - bare)
     few = await cost(gateway(short), STREAM, requests=500)
     alone = await cost(gateway(streamed), STREAM, requests=100)
     show("gateway alone, an event of a stream, each by itself", (alone - few) / (len(EVENTS) - 3))

@@ -16,6 +16,7 @@ from tianji_mw.cache.headers import mark
 from tianji_mw.cache.replay import fits, give, rendered
 from tianji_mw.cache.rules import Plan
 from tianji_mw.cache.storable import whole, worth_keeping
+from tianji_mw.tags import tags_of
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -178,5 +179,5 @@ class Answering:
             stale_s=rules.stale_while_revalidate_s,
             if_error_s=rules.stale_if_error_s,
             usage=usage,
-            tags=call.identity.tags if call.identity is not None else (),
+            tags=tuple(tags_of(call)),
         )

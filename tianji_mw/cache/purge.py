@@ -36,7 +36,7 @@ class Purge:
     model: str = ""
     #: The namespace of a request's `cache` field.
     namespace: str = ""
-    #: A tag of the keys whose calls were answered.
+    #: A tag of the calls that were answered.
     tag: str = ""
 
 
