@@ -100,7 +100,7 @@ def _ask(method: str, admin_url: str, path: str, body: Any = None) -> dict[str, 
         if answer.status_code == 404:
             raise SetupError("this sidecar has no cache; set litellm_settings.cache: true in its config")
         found: dict[str, Any] = answer.json()
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise SetupError(f"{admin_url}: no sidecar answers there ({type(error).__name__}); set --admin-url") from None
     if "error" in found and "status" not in found:
         raise SetupError(str(found["error"].get("message") if isinstance(found["error"], dict) else found["error"]))

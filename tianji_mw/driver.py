@@ -198,8 +198,10 @@ class LLMMiddleware:
             if await self._admit(call, receive, send):
                 if self._surrounds:
                     await self.around(call, partial(self._inner, call, scope, receive), tap or send)
-                else:
-                    await self._inner(call, scope, receive, tap or send)
+                else:  # what `_inner` does the first time, without the cost of entering it
+                    if call.edited and not self._inner_shares:
+                        scope = {**scope, "headers": taps.with_length(scope["headers"], len(call.body))}
+                    await self.app(scope, call.receive if call.loaded else receive, tap or send)
             if tap is not None:
                 await tap.finish()
         except ClientGone as gone:
@@ -217,7 +219,7 @@ class LLMMiddleware:
             raise
 
     async def _inner(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        """The inner app; run again, it is given the whole request again."""
+        """The inner app for `around`; run again, it is given the whole request again."""
         if call.edited and not self._inner_shares:
             scope = {**scope, "headers": taps.with_length(scope["headers"], len(call.body))}
         call.rewind()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,29 @@ class Client:
         return "".join([(await self.ask(text, **more))[1][0] for text in texts])
 
 
-async def test_the_sdk_and_its_controls(llm: FakeLLM, tmp_path: Path) -> None:
+Connect = Callable[..., Client]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Makes clients, and closes them in the loop they were used in."""
+    async with AsyncExitStack() as made:
+
+        def one(running: Running, key: str = "sk-red") -> Client:
+            client = Client(running, key)
+            made.push_async_callback(client.sdk.close)
+            return client
+
+        yield one
+
+
+async def test_the_sdk_and_its_controls(connect: Connect, llm: FakeLLM, tmp_path: Path) -> None:
     with sidecar(tmp_path, config(llm)) as running:
-        client = Client(running)
+        client = connect(running)
         first = await client.ask()
         assert first[:2] == ("answer 1", "MISS")
         assert await client.ask() == ("answer 1", "HIT", first[2])
-        assert (await Client(running, "sk-blue").ask())[:2] == ("answer 2", "MISS")  # another team
+        assert (await connect(running, "sk-blue").ask())[:2] == ("answer 2", "MISS")  # another team
         assert (await client.ask(no_cache=True))[:2] == ("answer 3", "MISS")
         assert (await client.ask())[:2] == ("answer 3", "HIT")
         assert (await client.ask("once", no_store=True))[1] == "MISS"
@@ -128,8 +145,8 @@ async def test_endpoints_ask_for_the_master_key(running: Running) -> None:
     assert httpx.get(f"{running.url}/cache/else", headers=MASTER).status_code == 404
 
 
-async def test_endpoints(running: Running) -> None:
-    red, blue = Client(running), Client(running, "sk-blue")
+async def test_endpoints(connect: Connect, running: Running) -> None:
+    red, blue = connect(running), connect(running, "sk-blue")
     http = httpx.Client(base_url=f"{running.url}/cache", headers=MASTER)
     found = http.get("/ping").json()
     assert (found["status"], found["cache_type"], found["ping_response"]) == ("healthy", "memory", True)
@@ -186,9 +203,9 @@ def cli(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=60, check=False)
 
 
-async def test_the_command_line(llm: FakeLLM, tmp_path: Path) -> None:
+async def test_the_command_line(connect: Connect, llm: FakeLLM, tmp_path: Path) -> None:
     with sidecar(tmp_path, config(llm, keys=OPEN)) as running:
-        client, at = Client(running), ("--admin-url", running.admin_url)
+        client, at = connect(running), ("--admin-url", running.admin_url)
         refused = httpx.get(f"{running.url}/cache/ping")
         assert (refused.status_code, "master_key" in refused.text) == (403, True)  # nobody could be told from anybody
         assert await client.seen("a", "a", "b") == "MHM"
@@ -218,7 +235,7 @@ async def test_a_sidecar_without_a_cache(llm: FakeLLM, tmp_path: Path) -> None:
         assert httpx.get(f"{running.url}/cache/ping", headers=MASTER).status_code == 404
 
 
-async def test_sidecars_share_one_redis_and_go_on_without_it(llm: FakeLLM, tmp_path: Path) -> None:
+async def test_sidecars_share_one_redis_and_go_on_without_it(connect: Connect, llm: FakeLLM, tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
         params = f"type: redis, host: 127.0.0.1, port: {server.port}, namespace: ours"
         text = config(llm, params)
@@ -226,7 +243,7 @@ async def test_sidecars_share_one_redis_and_go_on_without_it(llm: FakeLLM, tmp_p
         path.write_text(text)
         server.client().set("theirs:1", "x")
         with sidecar(tmp_path, text) as one, sidecar(tmp_path, text) as two:
-            first, second = Client(one), Client(two)
+            first, second = connect(one), connect(two)
             assert await first.seen("a") == "M"
             assert await first.seen("a") == "H"
             assert await second.seen("a") == "H"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +153,29 @@ def test_references_are_followed_and_secrets_stay_secret() -> None:
     assert (cache.store.host, cache.store.port, cache.rules.ttl_s) == ("cache.internal", 7000, 9)
     shown = settings_of(text, env).normalised()
     assert "canary-1" not in str(shown) + repr(cache.store)
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ({"type": "disk", "disk_cache_dir": "/x", "max_item_bytes": 99}, {"folder": Path("/x"), "max_item_bytes": 99}),
+        (
+            {"type": "s3", "s3_bucket_name": "b", "s3_path": "p", "s3_aws_secret_access_key": "os.environ/S"},
+            {"bucket": "b", "path": "p"},
+        ),
+        ({"type": "gcs", "gcs_bucket_name": "b", "gcs_path": "p"}, {"bucket": "b", "path": "p"}),
+        (
+            {"type": "azure-blob", "azure_account_url": "https://a.blob.core.windows.net", "azure_blob_container": "c"},
+            {"endpoint_url": "https://a.blob.core.windows.net", "container": "c"},
+        ),
+    ],
+    ids=lambda given: given.get("type", ""),
+)
+def test_litellms_keys_of_other_stores(given: dict[str, str], fields: dict[str, Any]) -> None:
+    cache = made(params(**given, default_in_memory_ttl=3, ttl=60), {"S": "canary-4"})
+    assert {name: getattr(cache.store, name) for name in fields} == fields
+    assert cache.rules.ttl_s == (3 if given["type"] == "disk" else 60)
+    assert "canary-4" not in repr(cache.store)
 
 
 def test_a_memory_before_redis_with_times_of_its_own() -> None:
