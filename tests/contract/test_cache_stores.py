@@ -134,6 +134,14 @@ async def test_a_newer_value_replaces_an_older_one(store: CacheStore) -> None:
     assert await store.get("k") == b"newer"
 
 
+async def test_a_value_without_time_takes_the_older_one_with_it(store: CacheStore) -> None:
+    await store.put("ns:k", b"older", 60)
+    await store.put("ns:k", b"newer", 0)
+    await asyncio.sleep(0.005)
+    assert await store.get("ns:k") is None
+    assert (await store.report()).get("refused", 1) == 1, "a store that counts what it does not take has counted it"
+
+
 async def test_an_entry_ends(store: CacheStore) -> None:
     await store.put("short", b"x", 1)
     await store.put("long", b"y", 60)

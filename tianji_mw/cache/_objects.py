@@ -44,6 +44,7 @@ class ObjectStore(CacheStore):
     timeout_s: float = Field(default=5.0, gt=0, le=120)
 
     _wall: Callable[[], float] = PrivateAttr(default=time.time)
+    _refused: int = PrivateAttr(default=0)
 
     # --- of a subclass; each raises StoreFailed
 
@@ -80,6 +81,7 @@ class ObjectStore(CacheStore):
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         if len(value) > self.max_item_bytes or ttl_s <= 0:
+            self._refused += 1
             await self.remove(self.name_of(key))
             return
         ends = self._wall() + ttl_s
@@ -99,6 +101,9 @@ class ObjectStore(CacheStore):
 
     async def ping(self) -> None:
         await self.read(self.name_of("ping"))
+
+    async def report(self) -> dict[str, Any]:
+        return {"path": self.path, "refused": self._refused}
 
     def name_of(self, key: str) -> str:
         """The object of a key."""

@@ -6,15 +6,17 @@ For one machine. The least recently used go first; when an answer was used is kn
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import Field, PrivateAttr
@@ -39,6 +41,13 @@ _USED_S: Final = 60.0
 #: Bytes of an entry beside its key and value, roughly.
 _OVERHEAD: Final = 100
 _BUSY_S: Final = 2.0
+_CURES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "timeout": "another process holds the file: end it, or give each its own cache_params.disk_cache_dir",
+        "full": "make room on the disk, or set cache_params.disk_cache_dir",
+        "refused": "set cache_params.disk_cache_dir",
+    }
+)
 #: Keys of one page of a listing, and of one statement.
 _PAGE: Final = 500
 
@@ -82,7 +91,7 @@ class Disk(CacheStore):
             await self._in_thread(self._open)
         except StoreFailed as error:
             await self.aclose()
-            raise SetupError(f"cache on disk: {error.message}; set cache_params.disk_cache_dir") from None
+            raise SetupError(f"cache on disk: {error.message}; {_CURES.get(error.kind, _CURES['refused'])}") from None
 
     async def aclose(self) -> None:
         pool, self._pool = self._pool, None
@@ -136,7 +145,8 @@ class Disk(CacheStore):
             kind = "full" if full else "timeout" if "locked" in str(error) else "error"
             raise StoreFailed(f"{self.path}: {error}", kind=kind) from None
         except OSError as error:
-            raise StoreFailed(f"{self.path}: {error.strerror or type(error).__name__}", kind="refused") from None
+            kind = "full" if error.errno == errno.ENOSPC else "refused"
+            raise StoreFailed(f"{self.path}: {error.strerror or type(error).__name__}", kind=kind) from None
 
     def _opened(self) -> sqlite3.Connection:
         if self._db is None:
@@ -195,15 +205,16 @@ class Disk(CacheStore):
 
     def _put(self, items: Iterable[tuple[str, bytes, float]]) -> None:
         db, now = self._opened(), self._wall()
-        rows = []
+        rows, refused = [], []
         for key, value, ttl_s in items:
-            if len(value) > self.max_item_bytes:
-                self._counts["refused"] += 1
-                db.execute("delete from entries where key = ?", (key,))
-            elif ttl_s > 0:
+            if len(value) > self.max_item_bytes or ttl_s <= 0:
+                refused.append((key,))
+            else:
                 rows.append((key, value, len(key) + len(value) + _OVERHEAD, now + ttl_s, now))
+        self._counts["refused"] += len(refused)
         db.execute("begin immediate")
         try:
+            db.executemany("delete from entries where key = ?", refused)  # an older value would be an untruth
             db.executemany("insert or replace into entries values (?, ?, ?, ?, ?)", rows)
             self._written += sum(row[2] for row in rows)
             if self._written > self.max_bytes // 100:

@@ -168,3 +168,11 @@ async def test_a_locked_file_is_waited_for_and_no_longer(tmp_path: Path) -> None
     other.execute("rollback")
     other.close()
     await store.aclose()
+
+
+async def test_a_file_that_another_process_holds_is_told_at_the_start(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "cache.sqlite", isolation_level=None)
+    other.execute("begin exclusive")
+    with pytest.raises(SetupError, match="another process holds the file"):
+        await started(tmp_path)
+    other.close()
