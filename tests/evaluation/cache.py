@@ -31,7 +31,8 @@ def _loop() -> tuple[asyncio.AbstractEventLoop, Local]:
 def vector(text: str) -> np.ndarray[Any, Any]:
     """The embedding of a text."""
     loop, embedder = _loop()
-    return loop.run_until_complete(embedder.embed([text])).vectors[0]
+    found: np.ndarray[Any, Any] = loop.run_until_complete(embedder.embed([text])).vectors[0]
+    return found
 
 
 def served(cached: Question | str, asked: Question | str) -> bool:

@@ -22,19 +22,28 @@ EMPTY: Final = _words("""
     may might must to of in on at by for with from into onto about as and or if then than so there here what which who
     whom whose when where why how much many long often soon far old just also too very really quite actually basically
     please thanks thank thankyou hi hello hey hiya morning afternoon evening dear team guys folks sir madam um uh er erm
-    hmm ok okay oh well yes yeah yep quick question wondering wonder curious could possible possibly way ways best
-    steps step process procedure method need needs want wants wanted like love know tell told explain show help let get
+    hmm ok okay oh well yes yeah yep question wondering wonder curious could possible possibly way ways best
+    steps step process procedure method need needs want wants wanted like know tell told explain show help let get
     gets getting got give take takes make makes go going come comes use using used able allowed okay seem supposed
     usually normally generally typically currently ok one ones thing things someone something anyone anything
-    mean means say says exactly kind sort etc im ive id ill youre dont doesnt cant whats hows wheres ill
+    mean means say says exactly kind sort etc im ive id ill youre whats hows wheres ill
     each per every bit lot lots exact happen happens try tried look looking find receive received obtain offer offers
     include includes included provide provides cause causes stay stays submit make made reach call contain contains
-    put become becomes add_ons feature features common certain particular specific available
+    put become becomes feature features common certain particular specific available exist exists
+    see view utilize utilise leverage require requires required necessary various namely regarding according
+    describe description explanation define definition meaning understand pls plz thx r u ur
 """)
 
 #: Phrases that are one word of meaning; longer ones first.
 PHRASES: Final[tuple[tuple[str, str], ...]] = (
-    ("money back", "refund"), ("look up", "check"), ("sign up", "register"), ("signing up", "register"),
+    ("would love", "want"), ("quick question", "question"), ("quick one", "question"), ("not forget", "remember"),
+    ("how come", "why"),
+    ("how tall", "height"), ("how far", "distance"), ("how big", "size"), ("how large", "size"), ("how deep", "depth"),
+    ("how heavy", "weight"), ("how fast", "speed"), ("the number of", "count"), ("versus", "vs"),
+    ("difference between", "vs"), ("differences between", "vs"), ("the difference", "vs"), ("the differences", "vs"),
+    ("get in touch with", "contact"), ("getting in touch with", "contact"), ("e-mail", "email"), ("wi-fi", "wifi"),
+    ("two-factor authentication", "2fa"), ("two factor authentication", "2fa"), ("money back", "refund"),
+    ("look up", "check"), ("sign up", "register"), ("signing up", "register"),
     ("signed up", "register"), ("set up", "create"), ("setting up", "create"), ("shut down", "close"),
     ("turn off", "disable"), ("switch off", "disable"), ("turn on", "enable"), ("switch on", "enable"),
     ("log in", "login"), ("log on", "login"), ("sign in", "login"), ("log out", "logout"), ("sign out", "logout"),
@@ -50,11 +59,11 @@ PHRASES: Final[tuple[tuple[str, str], ...]] = (
 _SAME: Final = """
     cancel end terminate
     close shut
-    start begin commence
-    create make establish
+    start begin began begun commence
+    create make establish generate produce build construct
     file lodge
     register enrol enroll join
-    price cost charge fee rate pricing
+    price cost charge fee pricing
     phone telephone
     child kid
     document paperwork
@@ -86,11 +95,10 @@ _SAME: Final = """
     send dispatch ship
     answer reply respond
     allow permit let
-    stop quit halt
+    stop halt
     keep retain
     deadline cutoff
     install setup
-    build construct
     vacation holiday
     flat apartment
     car automobile vehicle
@@ -105,6 +113,43 @@ _SAME: Final = """
     customer client
     reason cause
     difference distinction
+    whole entire
+    fetch retrieve acquire
+    convert transform
+    help assist
+    parcel package
+    hard difficult
+    easy simple
+    main primary principal
+    improve enhance
+    affect influence impact
+    example instance
+    symptom sign
+    doctor physician
+    lawyer attorney
+    speak talk
+    write wrote written author writer
+    send sent
+    pay paid
+    lose lost
+    sell sold
+    win won
+    speak spoke spoken
+    choose chose chosen
+    think thought
+    bring brought
+    teach taught
+    catch caught
+    forget forgot forgotten
+    grow grew grown
+    fly flew flown
+    drive drove driven
+    run ran
+    eat ate eaten consume
+    app application
+    info information
+    exit quit
+    tv television
     advantage benefit pro upside
     disadvantage drawback downside con
     summary summarise summarize recap
@@ -204,7 +249,8 @@ _OPPOSITE: Final = """
 
 #: Turn a statement into its contrary; of several languages, as far as they are words of their own.
 NEGATIONS: Final = _words("""
-    not no never without none nobody nothing nowhere neither nor cannot except unable
+    not no cant dont doesnt didnt isnt arent wasnt werent hasnt havent hadnt wont wouldnt shouldnt couldnt mustnt
+    never without none nobody nothing nowhere neither nor cannot except unable
     nicht kein keine keinen keiner nie niemals ohne
     pas jamais aucun aucune sans
     nunca ningún ninguna ninguno sin tampoco
@@ -233,9 +279,26 @@ NEGATION_SIGNS: Final = (
     "बिना",
 )
 
+#: Small words that tell a language, as far as they are no words of another one here; they say nothing by themselves.
+SMALL_WORDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "en": _words(
+            "the what how of is are my does do can why which where when who and for you it with your this that"
+            " i to have be was were should would we on there at if"
+        ),
+        "de": _words("der das und ist wie ich nicht ein eine einen mein meine kann wo dem von zu für mit auf warum"),
+        "fr": _words("le les est et je ne une mon ma mes comment puis-je où pourquoi quel quelle du dans pour sur"),
+        "es": _words("el los las es y cómo mi mis puedo dónde por qué cuál una del con está son quién cuándo"),
+        "it": _words("il gli è e mio mia posso dove perché qual quale una della con sono chi"),
+        "pt": _words("o os é e como meu minha posso onde porque qual uma da para são quem não em"),
+        "nl": _words("de het een en hoe ik mijn kan waar waarom welke voor niet zijn wie"),
+        "pl": _words("jak w z na się jest czy moje mój mogę gdzie dlaczego który jaka jaki dla oraz"),
+    }
+)
 #: What is asked for; two requests that ask for different ones of these are different.
 ASKED: Final[Mapping[str, str]] = MappingProxyType(
-    {"who": "who", "whose": "who", "when": "when", "why": "why", "count": "count", "duration": "duration"}
+    {word: word for word in ("who", "when", "why", "count", "duration", "where", "how")}
+    | {"whose": "who", "whom": "who"}
 )
 
 #: Name a day by the day on which they are said.

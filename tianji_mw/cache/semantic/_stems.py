@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from tianji_mw.cache.semantic import _lexicon
 
-_WORD: Final = re.compile(
+WORD: Final = re.compile(
     r"[^\W_]+(?:['’][^\W_]+)*(?:[-–][^\W_]+(?:['’][^\W_]+)*)*|[^\W\d]\w*|[#@/\\.~]?\w[\w./\\@:#~+-]*"
 )
-_VERBS: Final = "do|does|did|is|are|was|were|has|have|had|would|should|could|must|need"
 _CONTRACTIONS: Final = (
-    (re.compile(r"\b(?:can['’]?t|cannot)\b", re.IGNORECASE), "can not"),
-    (re.compile(r"\bwon['’]?t\b", re.IGNORECASE), "will not"),
-    (re.compile(rf"\b({_VERBS})n['’]t\b", re.IGNORECASE), r"\1 not"),
-    (re.compile(rf"\b(?:{_VERBS})nt\b", re.IGNORECASE), "not"),
+    (re.compile(r"can['’]t\b", re.IGNORECASE), "can not"),
+    (re.compile(r"\bwon['’]t\b", re.IGNORECASE), "will not"),
+    (re.compile(r"n['’]t\b", re.IGNORECASE), " not"),
     (re.compile(r"['’](?:s|re|m|ve|ll|d)\b", re.IGNORECASE), ""),
 )
+_VERSION: Final = re.compile(r"[vV](?<=\b.)(?=\d+\.)")
+#: A first "no" denies what was said before.
+_AGREES: Final = re.compile(r"^\s*(?:no|nope|yes|yeah)[,.!]+\s", re.IGNORECASE)
+#: Signs of scripts that put no spaces between words.
+_UNSPACED: Final = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")
 _SUFFIXES: Final = ("ing", "ed", "es", "s", "ly")
 
 
 def unfolded(text: str) -> str:
     """The text in one Unicode form, without contractions."""
     text = unicodedata.normalize("NFKC", text)
-    if "'" in text or "’" in text or "nt" in text or "annot" in text:
+    text = _VERSION.sub("version ", _AGREES.sub("", text))
+    if "'" in text or "’" in text:
         for pattern, full in _CONTRACTIONS:
             text = pattern.sub(full, text)
     return text
@@ -34,7 +39,7 @@ def unfolded(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words of an unfolded text, as they are written."""
-    return _WORD.findall(text)
+    return WORD.findall(text)
 
 
 @lru_cache(maxsize=20_000)
@@ -59,16 +64,50 @@ def stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 3 else word
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What is known of a word by itself."""
+
+    #: Around its hyphens, or sign by sign where a script has no spaces.
+    parts: tuple[str, ...]
+    #: Of the word and its parts.
+    stems: frozenset[str]
+    #: Meanings of the parts that say something, by the part.
+    content: tuple[tuple[str, str], ...]
+    negations: int
+
+
+@lru_cache(maxsize=20_000)
+def known(word: str) -> Word:
+    """What is known of a word in lower case."""
+    if not word.isascii() and _UNSPACED.search(word):
+        parts = tuple(word)
+    else:
+        parts = tuple(filter(None, word.split("-"))) if "-" in word and len(word) > 3 else (word,)
+    content = tuple(
+        (part, meaning(part))
+        for part in parts
+        if not (is_empty(part) or part.isdigit() or part in _lexicon.NEGATIONS or part in _lexicon.NUMBER_WORDS)
+    )
+    return Word(
+        parts,
+        frozenset(map(stem, (word, *parts))).union(found for _, found in content),
+        content,
+        sum(part in _lexicon.NEGATIONS for part in parts),
+    )
+
+
 @lru_cache(maxsize=1)
 def _same() -> dict[str, str]:
     return {stem(word): stem(first) for word, first in _lexicon.same_meaning().items()}
 
 
 @lru_cache(maxsize=1)
-def _opposite() -> dict[str, tuple[tuple[int, int], ...]]:
-    found: dict[str, tuple[tuple[int, int], ...]] = {}
+def _opposite() -> dict[str, frozenset[tuple[int, int]]]:
+    found: dict[str, frozenset[tuple[int, int]]] = {}
     for word, sides in _lexicon.opposites().items():
-        found[stem(word)] = (*found.get(stem(word), ()), *sides)
+        for key in {stem(word), meaning(word)}:
+            found[key] = found.get(key, frozenset()).union(sides)
     return found
 
 
@@ -90,9 +129,11 @@ def is_empty(word: str) -> bool:
 
 def opposed(one: str, other: str) -> bool:
     """Whether two stems are opposites, by the list or by a prefix (safe, unsafe)."""
-    sides = _opposite().get(one, ())
+    sides = _opposite().get(one, frozenset())
     if sides and any(
-        number == there and side != where for there, where in _opposite().get(other, ()) for number, side in sides
+        number == there and side != where
+        for there, where in _opposite().get(other, frozenset())
+        for number, side in sides
     ):
         return True
     short, long = (one, other) if len(one) < len(other) else (other, one)

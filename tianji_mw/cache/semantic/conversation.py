@@ -5,6 +5,7 @@ The rules for several turns:
 - System and developer messages must be equal, to the letter.
 - A last turn that stands by itself (it names what it is about, and points to nothing said before) is compared alone:
   what was talked about before does not matter to it.
+  Only what the user has asked for all answers ("from now on, answer in French") must then be equal, to the letter.
 - A last turn that depends on what was said before is compared together with the assistant's last words, and only as a
   question. Everything said before must not contradict: no other numbers, names or codes on both sides, and the
   assistant's last turn must not say the contrary.
@@ -52,8 +53,24 @@ _POINTS: Final = re.compile(
 _POINTS_NOWHERE: Final = re.compile(
     r"\bis (?:it|there)\b|\bthere (?:is|are)\b|\bare there\b|\banother (?=\w)", re.IGNORECASE
 )
+#: What is asked for all answers that follow.
+_STANDING: Final = re.compile(
+    r"\bfrom now on\b|\bfor the rest\b|\b(?:always|never|only) \w+ (?:in|with|as|like)\b"
+    r"|\b(?:pretend|role-?play|persona)\b"
+    r"|\b(?:answer|reply|respond|write|speak|talk|explain)(?: to me)?(?: only)? (?:in|as|like|with|without)\b"
+    r"|\bact (?:as|like)\b|\byou(?: are|['’]re)(?: now)? (?:a|an|my|the)\b|\bcall me\b"
+    r"|\b(?:be|keep (?:it|your answers)) (?:brief|concise|short|terse|polite|formal)\b",
+    re.IGNORECASE,
+)
+#: What somebody has for everyone, in a question that speaks of nobody else.
+_OFFERED: Final = re.compile(
+    r"\b(?:do|are) you (?:have|offer|do|sell|provide|accept|take|ship|deliver|charge|support|open|closed)\b",
+    re.IGNORECASE,
+)
+_OF_ME: Final = re.compile(r"\b(?:i|me|my|mine|we|us|our)\b", re.IGNORECASE)
 _ASKS: Final = re.compile(
-    r"\?|？|^(?:what|whats|when|where|who|whom|whose|how|why|which|can|could|do|does|did|is|are|was|were|will|would"
+    r"\?|？|^(?:what|whats|when|where|who|whom|whose|how|why|which|can|could"
+    r"|do(?! (?:it|that|this|so)\b)|does|did|is|are|was|were|will|would"
     r"|should|may|must|has|have|had|am|was|wann|wo|wer|wie|warum|welche\w*|kann|quand|où|qui|comment|pourquoi|quel\w*|qué"
     r"|cuándo|dónde|quién|cómo|cuál|che|quando|dove|chi|come|perché|quale|wat|wanneer|waar|wie|hoe|waarom)\b",
     re.IGNORECASE,
@@ -110,7 +127,8 @@ def question_of(api: str, request: Mapping[str, JSON]) -> Question | str:
     alone = len(spoken) == 1 or stands_alone(said)
     if not alone and not asks(said):
         return "act"
-    context = hashlib.sha256(orjson.dumps([system, alone])).hexdigest()[:32]
+    standing = [turn.text for turn in spoken[:-1] if turn.role == "user" and _STANDING.search(turn.text)]
+    context = hashlib.sha256(orjson.dumps([system, alone, standing])).hexdigest()[:32]
     if alone:
         return Question(said, "", "", context)
     before = "\n".join(turn.text for turn in spoken[:-1])
@@ -128,7 +146,8 @@ def stands_alone(said: str) -> bool:
         return False
     told = signature(said)
     named = bool(told.names or told.numbers or told.codes)
-    return len(told.content) >= 4 or (named and len(told.content) >= 2)
+    enough = 2 if named or (_OFFERED.search(said) and not _OF_ME.search(said)) else 4
+    return len(told.content) >= enough
 
 
 def asks(said: str) -> bool:

@@ -54,7 +54,7 @@ class Rule:
     a turn that depends on what was said before.
     """
 
-    threshold: float = 0.80
+    threshold: float = 0.84
     same_words: float = 0.70
     follow_up: float = 0.85
     lexical: bool = True
@@ -89,14 +89,14 @@ def speaks_against(one: Meaning, other: Meaning) -> str | None:
         return "context"
     if one.answered.negations % 2 != other.answered.negations % 2:
         return "context"
-    mine, theirs = different(one.answered.content, other.answered.content)
+    mine, theirs = different(one.answered, other.answered)
     return "context" if any(opposed(a, b) for a in mine for b in theirs) else None
 
 
 def contradicts(one: Signature, other: Signature) -> bool:
     """Whether each speaks of numbers, names or codes that the other does not have: one alone may say more."""
     return (
-        bool(one.numbers - other.numbers and other.numbers - one.numbers)
+        bool(set(one.numbers) - set(other.numbers) and set(other.numbers) - set(one.numbers))
         or bool(one.names - other.stems and other.names - one.stems)
         or bool(one.codes - other.codes and other.codes - one.codes)
     )

@@ -49,6 +49,17 @@ def test_a_turn_that_stands_alone_ignores_what_was_said_before() -> None:
     assert against(one, other) is None
 
 
+@pytest.mark.parametrize(
+    "wish",
+    ["From now on, answer in French.", "Pretend to be a pirate.", "You are a strict teacher.", "Please be brief."],
+)
+def test_what_was_asked_for_all_answers_counts_for_a_turn_that_stands_alone(wish: str) -> None:
+    last = "Does the Zurich store open on Sundays?"
+    one, other = question(wish, "Fine.", last), question("Where is my parcel?", "On its way.", last)
+    assert against(one, other) == "partition"
+    assert against(one, question(wish, "As you like.", last)) is None
+
+
 FOLLOW_UPS = [
     (
         "What does the 10 Mbit line cost?",
@@ -80,7 +91,7 @@ def test_chatter_around_the_same_context_does_not_matter() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    ["yes please", "go ahead", "the second one", "cancel it", "ok do it", "no thanks", "ja bitte"],
+    ["yes please", "go ahead", "the second one", "cancel it", "ok do it", "do that please", "no thanks", "ja bitte"],
 )
 def test_agreeing_choosing_and_commanding_are_acts(said: str) -> None:
     assert chat("Can you book a slot?", "At 9 or at 10?", said) == "act"
@@ -90,6 +101,7 @@ def test_agreeing_choosing_and_commanding_are_acts(said: str) -> None:
     ("said", "alone"),
     [("Does the Zurich store open on Sundays?", True), ("What is it?", False), ("and in Bern?", False),
      ("How much does that cost?", False), ("Can I return the blue jacket without a receipt?", True), ("why?", False),
+     ("Do you offer a rebate for clubs?", True), ("Do you offer me a rebate?", False),
      ("What about the other one?", False), ("ok so what is the fee for late payment in March?", False)],
 )  # fmt: skip
 def test_standing_alone(said: str, alone: bool) -> None:
