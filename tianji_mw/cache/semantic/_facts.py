@@ -17,7 +17,8 @@ _NUMBER: Final = re.compile(r"\d[\d,.]*")
 _SPELLED: Final = re.compile(r"[a-z]+")
 _THOUSANDS: Final = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 _SUFFIX: Final = re.compile(
-    r"\d[\d,.]*\s?(am|pm|a\.m|p\.m|%|°?[cf]\b|[kmgt]?b\b|k\b|m\b|bn\b|[kmc]?m\b|kg\b|g\b|mg\b|ml\b|l\b)", re.IGNORECASE
+    r"(?<![\d,.])\d[\d,.]*+\s?(am|pm|a\.m|p\.m|%|°?[cf]\b|[kmgt]?b\b|k\b|m\b|bn\b|[kmc]?m\b|kg\b|g\b|mg\b|ml\b|l\b)",
+    re.IGNORECASE,
 )
 _QUOTED: Final = re.compile(r"\"([^\"\n]{1,200})\"|“([^”\n]{1,200})”|`([^`\n]{1,200})`|«([^»\n]{1,200})»")
 _CODE: Final = re.compile(

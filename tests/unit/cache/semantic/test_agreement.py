@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,6 +141,23 @@ def test_it_is_symmetric_for_any_order(order: list[str]) -> None:
 @given(st.text())
 def test_a_text_agrees_with_itself(text: str) -> None:
     assert disagreement(signature(text), signature(text)) is None
+
+
+@pytest.mark.parametrize("part", ["1,", "a.", "a_", "f(", "/.", "a@", "-a", "=* \n", '"', "'t", "A "])
+def test_no_text_takes_long(part: str) -> None:
+    assert cpu_s(part * 8000) < 10 * cpu_s(part * 2000), (
+        "four times the length: 4 when it grows with it, 16 by its square"
+    )
+
+
+def cpu_s(text: str) -> float:
+    """Of the best of three."""
+    found = []
+    for _ in range(3):
+        started = time.thread_time()
+        signature(text)
+        found.append(time.thread_time() - started)
+    return min(found)
 
 
 @given(st.text())
