@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -16,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sidecar.cache_tenants import FIELDS, BadPurge, Tenants
+from sidecar.master_key import has_master_key
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.cache.middleware import Cache
 from tianji_mw.cache.purge import Purge, purge
@@ -64,13 +63,9 @@ class CacheRoutes:
         cache = self._cache
         assert cache.shelf is not None
         told: dict[str, Any] = {"cache_type": type(cache.store).__name__.lower().removesuffix("store")}
-        key = f"{cache.rules.namespace}:-:-:-:ping-{time.time_ns()}"
         try:
             async with asyncio.timeout(_PING_S):
-                await cache.store.ping()
-                await cache.store.put(key, b"ping", 10)
-                kept = await cache.store.get(key) == b"ping"
-                await cache.store.delete([key])
+                kept = await cache.store.prove(cache.rules.namespace)
         except TimeoutError:
             told["error"] = f"it did not answer within {_PING_S:g} s"
             return JSONResponse({"status": "unhealthy", **told, "ping_response": False}, 503)
@@ -180,16 +175,11 @@ class MainCache:
             response = _refused("set general_settings.master_key to use this, or ask the admin port (/-/cache)", 403)
         elif not self._key.ready:
             response = _refused("the master key is not available yet; try again in a moment", 503)
-        elif not hmac.compare_digest(_bearer(Headers(scope=scope)), self._key.reveal().encode()):
+        elif not has_master_key(Headers(scope=scope), self._key):
             response = _refused("the cache's endpoints need the master key", 401)
         else:
             response = await handler(Request(scope, receive))
         await response(scope, receive, send)
-
-
-def _bearer(headers: Headers) -> bytes:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip().encode() if scheme.lower() == "bearer" else headers.get("x-api-key", "").encode()
 
 
 def _refused(message: str, status: int) -> Response:

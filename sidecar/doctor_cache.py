@@ -23,19 +23,15 @@ def examine_cache(stack: Stack) -> Iterator[Finding]:
 
     cache = cache_of(stack.app)
     if cache is not None:
-        yield asyncio.run(_try(cache.store))
+        yield asyncio.run(_try(cache.store, cache.rules.namespace))
 
 
-async def _try(store: CacheStore) -> Finding:
-    name, key = type(store).__name__, f"doctor:-:-:-:{time.time_ns()}"
-    began = time.monotonic()
+async def _try(store: CacheStore, namespace: str) -> Finding:
+    name, began = type(store).__name__, time.monotonic()
     async with Runtime() as runtime:
         try:
             await store.start(runtime)
-            await store.ping()
-            await store.put(key, b"test", 10)
-            kept = await store.get(key) == b"test"
-            await store.delete([key])
+            kept = await store.prove(namespace)
         except SetupError as error:
             return False, f"cache {name}: {error.message}"
         except StoreFailed as error:

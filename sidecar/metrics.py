@@ -6,7 +6,6 @@ Where that callback is in the config, its page is the first part: it has the sam
 from __future__ import annotations
 
 import asyncio
-import hmac
 import resource
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 
 from sidecar.edge import COUNTS_KEY
+from sidecar.master_key import has_master_key
 from tianji_mw.driver import inner_layers
 
 if TYPE_CHECKING:
@@ -73,14 +73,9 @@ class MainMetrics:
             return
         headers = Headers(scope=scope)
         response: Response = PlainTextResponse("the metrics need the master key\n", 401)
-        if self._key is None or hmac.compare_digest(_bearer(headers), self._key.reveal().encode()):
+        if self._key is None or has_master_key(headers, self._key):
             response = await metrics_page(self.app, self._runtime, self._edge(), headers.get("accept", ""))
         await response(scope, receive, send)
-
-
-def _bearer(headers: Headers) -> bytes:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip().encode() if scheme.lower() == "bearer" else headers.get("x-api-key", "").encode()
 
 
 async def metrics_page(app: ASGIApp, runtime: Runtime, edge: Mapping[str, int], accept: str) -> Response:

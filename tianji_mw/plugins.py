@@ -16,11 +16,29 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from tianji_mw.errors import PluginNotFound
 
 T = TypeVar("T")
+
+
+class PluginSettings(BaseModel):
+    """Base of plugins whose fields are their configuration; construction has no side effect."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    #: Environment variables that fill a field which the config leaves out, in this order.
+    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: LiteLLM's and other names of our fields; the class itself takes them.
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _our_names(cls, fields: Any) -> Any:
+        return in_our_names(fields, cls.aliases)
 
 
 def find(concern: str, name: str, base: type[T]) -> type[T]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -21,10 +20,8 @@ from tianji_mw.runtime import Runtime
 
 pytestmark = pytest.mark.slow
 
-#: What a frozen server may cost, and what an operation may cost after that.
-FIRST_MS, LATER_MS = 250.0, 1.0
-#: How much a test may be held up by whatever else the machine does.
-MARGIN_MS = 100.0
+#: Far above any time limit: an operation that takes longer has lost its limit.
+HANGS_S = 5.0
 KEYS = [f"k{n}" for n in range(200)]
 
 
@@ -40,15 +37,24 @@ async def started(runtime: Runtime, **fields: Any) -> RedisStore:
     return store
 
 
-async def timed(store: RedisStore, key: str = "k") -> tuple[float, bool]:
-    """Milliseconds of a get, and whether it failed."""
-    began = time.perf_counter()
+async def fails(store: RedisStore, key: str = "k") -> bool:
+    """Whether a get fails."""
     try:
-        await store.get(key)
-        failed = False
+        async with asyncio.timeout(HANGS_S):
+            await store.get(key)
     except StoreFailed:
-        failed = True
-    return (time.perf_counter() - began) * 1000, failed
+        return True
+    return False
+
+
+def waited(runtime: Runtime) -> int:
+    """Gets that waited for a server in vain."""
+    return runtime.counts.get(("redis_errors", "get timeout"), 0)
+
+
+def unsent(runtime: Runtime) -> int:
+    """Gets that were not even sent."""
+    return runtime.counts.get(("redis_errors", "get down"), 0)
 
 
 async def healed(store: RedisStore, *, within_s: float, key: str = "k") -> float:
@@ -72,7 +78,6 @@ class Load:
     #: When each miss was, in seconds after the start.
     misses: list[float] = field(default_factory=list)
     done: int = 0
-    slowest_ms: float = 0.0
 
     async def __aenter__(self) -> Load:
         self._began, self._stop = time.perf_counter(), False
@@ -96,15 +101,14 @@ class Load:
                 await asyncio.sleep(max(0.0, self.done / self.per_s - self.now))
 
     async def _call(self, key: str, *, write: bool) -> None:
-        began = time.perf_counter()
         try:
-            if write:
-                await self.store.put(key, key.encode(), 600)
-            else:
-                assert await self.store.get(key) in (key.encode(), None)
+            async with asyncio.timeout(HANGS_S):
+                if write:
+                    await self.store.put(key, key.encode(), 600)
+                else:
+                    assert await self.store.get(key) in (key.encode(), None)
         except StoreFailed:
             self.misses.append(self.now)
-        self.slowest_ms = max(self.slowest_ms, (time.perf_counter() - began) * 1000)
 
 
 async def test_a_frozen_server_costs_its_time_once(tmp_path: Path, runtime: Runtime) -> None:
@@ -112,17 +116,16 @@ async def test_a_frozen_server_costs_its_time_once(tmp_path: Path, runtime: Runt
         store = await started(runtime, port=server.port)
         await store.put("k", b"v", 600)
         server.freeze()
-        first = await asyncio.gather(*(timed(store) for _ in range(20)))
-        assert all(failed for _, failed in first)
-        assert max(ms for ms, _ in first) < FIRST_MS + MARGIN_MS
-        later = [await timed(store) for _ in range(500)]
-        assert all(failed for _, failed in later)
-        assert statistics.median(ms for ms, _ in later) < LATER_MS
+        assert all(await asyncio.gather(*(fails(store) for _ in range(20))))
+        assert 1 <= waited(runtime) <= 20
+        before = waited(runtime), unsent(runtime)
+        assert all([await fails(store) for _ in range(500)])
         # The probe meets a frozen server too, and no call waits for it.
         await asyncio.sleep(1.5)
-        assert statistics.median([(await timed(store))[0] for _ in range(500)]) < LATER_MS
+        assert all([await fails(store) for _ in range(500)])
+        assert (waited(runtime), unsent(runtime)) == (before[0], before[1] + 1000)
         server.thaw()
-        assert await healed(store, within_s=8) < 5
+        await healed(store, within_s=8)
         assert await store.get("k") == b"v"
         assert not runtime.degraded
 
@@ -136,9 +139,9 @@ async def test_a_longer_time_limit_opens_the_breaker_too(tmp_path: Path, runtime
         server.freeze()
         assert await shelf.get("k") is None  # the layer waits for what the store waits for
         assert store.client.nodes[0].trouble is not None
-        began = time.perf_counter()
+        before = waited(runtime), unsent(runtime)
         assert [await shelf.get("k") for _ in range(100)] == [None] * 100
-        assert time.perf_counter() - began < 0.2
+        assert (waited(runtime), unsent(runtime)) == (before[0], before[1] + 100)
         server.thaw()
 
 
@@ -158,12 +161,10 @@ async def test_a_server_that_dies_costs_nothing(tmp_path: Path, runtime: Runtime
         store = await started(runtime, port=port)
         await store.put("k", b"v", 600)
         server.kill()
-        times = [await timed(store) for _ in range(200)]
-    assert all(failed for _, failed in times)
-    assert times[0][0] < FIRST_MS
-    assert statistics.median(ms for ms, _ in times) < LATER_MS
+        assert all([await fails(store) for _ in range(200)])
+    assert (waited(runtime), unsent(runtime)) == (0, 199)
     with redis_server(tmp_path, port=port):
-        assert await healed(store, within_s=8) < 6
+        await healed(store, within_s=8)
 
 
 async def test_a_start_before_the_server(tmp_path: Path, runtime: Runtime) -> None:
@@ -199,12 +200,9 @@ async def test_a_primary_that_dies_under_load(cluster: Cluster, runtime: Runtime
         victim.kill()
         recovered = killed + await healed(store, within_s=20, key=min(lost))
         await asyncio.sleep(2)
-    assert load.done > 200 * 0.8 * load.now
     assert all(killed <= at < recovered + 0.5 for at in load.misses)
     # A third of the keys were the victim's: no more than those were missed.
     assert len(load.misses) < (recovered - killed + 0.5) * load.per_s * 0.6
-    assert load.slowest_ms < FIRST_MS + MARGIN_MS
-    assert recovered - killed < 10
     found = await store.get_many(sorted(lost))
     assert sum(value is not None for value in found) >= len(lost) - 5  # a replica may miss the last writes
     assert not runtime.degraded
@@ -217,13 +215,11 @@ async def test_a_frozen_node_holds_up_nobody_else(cluster: Cluster, runtime: Run
     victim = cluster.servers[1]
     frozen = [key for key in KEYS if cluster.owner(key).port == victim.port]
     others = [key for key in KEYS if key not in frozen]
-    usual = statistics.median([(await timed(store, key))[0] for key in others])
     victim.freeze()
-    slow = asyncio.gather(*(timed(store, key) for key in frozen))
-    beside = [await timed(store, key) for key in others]
-    assert not any(failed for _, failed in beside)
-    assert statistics.median(ms for ms, _ in beside) < 5 * usual + 1
-    assert max(ms for ms, _ in await slow) < FIRST_MS + MARGIN_MS
+    slow = asyncio.gather(*(fails(store, key) for key in frozen))
+    assert not any([await fails(store, key) for key in others])
+    assert all(await slow)
+    assert waited(runtime) + unsent(runtime) == len(frozen)
     mixed = await store.get_many(KEYS)
     assert sum(value is None for value in mixed) == len(frozen)
     await healed(store, within_s=20, key=frozen[0])  # by failover
@@ -248,7 +244,6 @@ async def test_sentinels_name_a_new_primary(tmp_path: Path, runtime: Runtime) ->
             recovered = killed + await healed(store, within_s=30)
             await asyncio.sleep(1)
         assert all(killed <= at < recovered + 0.5 for at in load.misses)
-        assert load.slowest_ms < FIRST_MS + MARGIN_MS
         report = await store.report()
         assert report["nodes"] == {f"127.0.0.1:{watched.replica.port}": "up"}
         assert not runtime.degraded
@@ -269,5 +264,4 @@ async def test_a_primary_that_is_told_to_be_a_replica(tmp_path: Path, runtime: R
             misses = len(load.misses)
             await asyncio.sleep(1)
         assert len(load.misses) == misses
-        assert load.slowest_ms < FIRST_MS + MARGIN_MS
         assert not runtime.degraded

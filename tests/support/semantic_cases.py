@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import PrivateAttr
 
 from tests.support.cached import Cached
-from tianji_mw.cache.embedders.base import Embedded, Embedder, EmbeddingFailed
-from tianji_mw.cache.indexes.embedded import Embedded as Index
+from tianji_mw.cache.embedders.base import Embedder, EmbeddingFailed, Embeddings
+from tianji_mw.cache.indexes.embedded import Embedded
 from tianji_mw.cache.semantic.layer import Semantic
 from tianji_mw.cache.semantic.rules import SemanticRules
 from tianji_mw.testing import FakeLLM
@@ -32,14 +32,14 @@ class Words(Embedder):
     def model_id(self) -> str:
         return "words@1"
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
         self._texts += texts
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if self.fails:
             raise EmbeddingFailed("the model is away")
         rows = np.array([self._vector(text) for text in texts], np.float32)
-        return Embedded(rows, [self.truncates] * len(texts))
+        return Embeddings(rows, [self.truncates] * len(texts))
 
     def _vector(self, text: str) -> Any:
         found = np.full(DIMS, 1e-3)
@@ -51,7 +51,7 @@ class Words(Embedder):
 def semantic(llm: FakeLLM, *, embedder: Embedder | None = None, keys: bool = False, **rules: Any) -> Cached:
     """A cached gateway; without a threshold it learns."""
     given = SemanticRules(**{"within_s": 5.0, **rules})
-    part = Semantic(embedder=embedder or Words(), index=Index(), rules=given)
+    part = Semantic(embedder=embedder or Words(), index=Embedded(), rules=given)
     return Cached(llm, keys=keys, semantic=part)
 
 

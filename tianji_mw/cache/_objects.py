@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _HEAD: Final = struct.Struct("<4sd")
 _MAGIC: Final = b"TJO1"
+#: Bytes read beyond those of the largest value: an object of somebody else's has no bound.
+BEYOND: Final = 65_536
 #: Requests at the same time.
 _TOGETHER: Final = 16
 
@@ -111,6 +113,60 @@ class ObjectStore(CacheStore):
         return (f"{folder}/" if folder else "") + key.replace(":", "/")
 
 
+class BlockingObjects(ObjectStore):
+    """Over a blocking SDK, in threads: a subclass writes `_read`, `_write`, `_remove`, `_pages` and `_tried`."""
+
+    _threads: Threads | None = PrivateAttr(default=None)
+
+    async def read(self, name: str) -> bytes | None:
+        found: bytes | None = await self._asked(self._read, name)
+        return found
+
+    async def write(self, name: str, body: bytes, ends: float) -> None:
+        await self._asked(self._write, name, body, ends)
+
+    async def remove(self, name: str) -> bool:
+        return bool(await self._asked(self._remove, name))
+
+    async def names(self, prefix: str) -> AsyncIterator[str]:
+        pages = self._pages(prefix)
+        while (page := await self._asked(next, pages, None)) is not None:
+            for name in page:
+                yield name
+
+    async def _asked(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        if self._threads is None:
+            raise StoreFailed("the store was not started")
+        try:
+            return await self._threads.run(self._tried, work, *arguments)
+        except StoreFailed as error:
+            if error.kind == "refused":
+                await self._renew()
+            raise
+
+    async def _renew(self) -> None:
+        """We were refused: take another key, if there is one by now."""
+
+    # --- in a thread
+
+    def _tried(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The work's result; what the SDK raises as StoreFailed."""
+        raise NotImplementedError
+
+    def _read(self, name: str) -> bytes | None:
+        raise NotImplementedError
+
+    def _write(self, name: str, body: bytes, ends: float) -> None:
+        raise NotImplementedError
+
+    def _remove(self, name: str) -> bool:
+        raise NotImplementedError
+
+    def _pages(self, prefix: str) -> Iterator[list[str]]:
+        """Names that begin so, in pages, each fetched when it is asked for."""
+        raise NotImplementedError
+
+
 class Threads:
     """Threads in which a blocking SDK works; their names begin as `hush` wants it."""
 
@@ -128,20 +184,6 @@ class Threads:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def started(threads: Threads | None) -> Threads:
-    """The threads of a store that has started. Raises StoreFailed."""
-    if threads is None:
-        raise StoreFailed("the store was not started")
-    return threads
-
-
-async def paged(threads: Threads, pages: Iterator[list[str]]) -> AsyncIterator[str]:
-    """Names out of pages that a blocking SDK fetches."""
-    while (page := await threads.run(next, pages, None)) is not None:
-        for name in page:
-            yield name
 
 
 def moment(seconds: float) -> datetime:

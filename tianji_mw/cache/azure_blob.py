@@ -5,18 +5,18 @@ Source: Blob service REST API, "Put Blob", "Get Blob", "List Blobs" and "Blob se
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.cache._objects import ObjectStore, Threads, must, paged, started
+from tianji_mw.cache._objects import BEYOND, BlockingObjects, Threads, must
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.logins.azure import AzureLogin, opened, renewed
 from tianji_mw.runtime import Runtime
 
 
-class AzureBlob(AzureLogin, ObjectStore):
+class AzureBlob(AzureLogin, BlockingObjects):
     """Blobs in one container.
 
     >>> AzureBlob(azure_account_url="https://answers.blob.core.windows.net", azure_blob_container="cache").container
@@ -42,7 +42,6 @@ class AzureBlob(AzureLogin, ObjectStore):
 
     container: str = Field(min_length=1, max_length=63)
 
-    _threads: Threads | None = PrivateAttr(default=None)
     _client: Any = PrivateAttr(default=None)
     _credential: Any = PrivateAttr(default=None)
 
@@ -66,32 +65,13 @@ class AzureBlob(AzureLogin, ObjectStore):
             if hasattr(one, "close"):
                 one.close()
 
-    async def read(self, name: str) -> bytes | None:
-        found: bytes | None = await self._asked(self._read, name)
-        return found
-
-    async def write(self, name: str, body: bytes, ends: float) -> None:
-        await self._asked(self._write, name, body, ends)
-
-    async def remove(self, name: str) -> bool:
-        return bool(await self._asked(self._remove, name))
-
-    async def names(self, prefix: str) -> AsyncIterator[str]:
-        async for name in paged(started(self._threads), self._pages(prefix)):
-            yield name
-
-    async def _asked(self, work: Any, *arguments: Any) -> Any:
-        threads = started(self._threads)
-        try:
-            return await threads.run(self._tried, work, *arguments)
-        except StoreFailed as error:
-            if error.kind == "refused" and await renewed(self):
-                await threads.run(self._open)  # the next request uses the other key
-            raise
+    async def _renew(self) -> None:
+        if self._threads is not None and await renewed(self):
+            await self._threads.run(self._open)  # the next request uses it
 
     # --- in a thread
 
-    def _tried(self, work: Any, *arguments: Any) -> Any:
+    def _tried(self, work: Callable[..., Any], *arguments: Any) -> Any:
         from azure.core.exceptions import AzureError
 
         try:
@@ -119,7 +99,8 @@ class AzureBlob(AzureLogin, ObjectStore):
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            body: bytes = self._client.get_blob_client(name).download_blob().readall()
+            blob = self._client.get_blob_client(name)
+            body: bytes = blob.download_blob(offset=0, length=self.max_item_bytes + BEYOND).readall()
         except ResourceNotFoundError as error:
             if getattr(error, "error_code", None) == "ContainerNotFound":
                 raise
@@ -143,9 +124,5 @@ class AzureBlob(AzureLogin, ObjectStore):
         return True
 
     def _pages(self, prefix: str) -> Iterator[list[str]]:
-        pages = iter(self._client.list_blob_names(name_starts_with=prefix).by_page())
-        while True:
-            page = self._tried(next, pages, None)
-            if page is None:
-                return
-            yield self._tried(list, page)
+        for page in self._client.list_blob_names(name_starts_with=prefix).by_page():
+            yield list(page)

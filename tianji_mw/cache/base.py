@@ -6,12 +6,11 @@ just raises `StoreFailed`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
-from tianji_mw.plugins import in_our_names
+from tianji_mw.plugins import PluginSettings
 from tianji_mw.runtime import Runtime
 
 
@@ -27,14 +26,12 @@ class StoreFailed(Exception):
         self.kind = kind
 
 
-class CacheStore(BaseModel):
+class CacheStore(PluginSettings):
     """Base of the stores. A subclass's fields are its configuration, and construction has no side effect.
 
     Keys are ASCII text of at most 300 characters out of letters, digits and `:._-`; values are bytes. What `put` wrote,
     `get` gives back in full or not at all; after its time to live it gives None.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     #: Answers without waiting for anything outside of this process: it needs no time limit and no queue for writes.
     instant: ClassVar[bool] = False
@@ -43,15 +40,6 @@ class CacheStore(BaseModel):
     has_breaker: ClassVar[bool] = False
     #: Seconds that a read may take before it is a miss.
     read_timeout_s: ClassVar[float] = 0.25
-    #: Environment variables that fill a field which the config leaves out, in this order.
-    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    #: LiteLLM's and other names of our fields.
-    aliases: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _our_names(cls, fields: Any) -> Any:
-        return in_our_names(fields, cls.aliases)
 
     async def start(self, runtime: Runtime) -> None:
         """Open what it needs. A server that is not there yet is no reason to fail: wrong settings are (SetupError)."""
@@ -89,6 +77,15 @@ class CacheStore(BaseModel):
 
     async def ping(self) -> None:
         """Ask the cheapest question. Raises StoreFailed with what to do."""
+
+    async def prove(self, namespace: str) -> bool:
+        """Write a value among this namespace's keys, read it, delete it; whether it was read. Raises StoreFailed."""
+        key, value = f"{namespace}:-:-:-:probe-{time.time_ns()}", b"probe"
+        await self.ping()
+        await self.put(key, value, 10)
+        found = await self.get(key)
+        await self.delete([key])
+        return found == value
 
     async def report(self) -> dict[str, Any]:
         """Figures for people, such as `items`, `bytes`, `evicted`; no secret in them. Raises StoreFailed."""

@@ -92,7 +92,8 @@ class Batches(Answering):
             return
         if plan.controls.write and epoch == cache.epoch:
             await cache.put_items([plan.items[at] for at in missing], made)
-        both: list[Entry] = [entry if entry is not None else made[missing.index(at)] for at, entry in enumerate(known)]
+        new = iter(made)
+        both = [entry if entry is not None else next(new) for entry in known]
         # What was asked for and what was known already: the client is told of the whole.
         await give(self._whole([orjson.loads(entry.body) for entry in both], _sum(both), answer), send)
 

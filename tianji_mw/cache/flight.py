@@ -25,7 +25,7 @@ State = Literal["running", "whole", "lost"]
 
 
 class Flight:
-    """An answer on its way. The leader's `send` is `take` after `to(send)`."""
+    """An answer on its way: what the leader is sent goes through `take`."""
 
     __slots__ = (
         "_deaf", "_hold", "_most", "_send", "_waiting", "bodies", "content_type", "entry", "form", "held", "leader",

@@ -12,18 +12,17 @@ from urllib.parse import quote
 from pydantic import Field, PrivateAttr
 
 from tianji_mw import http
-from tianji_mw.cache._objects import ObjectStore, must
+from tianji_mw.cache._objects import BEYOND, ObjectStore, must
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.errors import TianjiError
-from tianji_mw.logins.google import GoogleToken, LoginFailed, with_scheme
-from tianji_mw.redact import Secret
+from tianji_mw.logins.google import GoogleLogin, GoogleToken, LoginFailed, with_scheme
 from tianji_mw.runtime import Runtime
 
 _GOOGLE: Final = "https://storage.googleapis.com"
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 
 
-class Gcs(ObjectStore):
+class Gcs(GoogleLogin, ObjectStore):
     """Objects in one bucket.
 
     >>> Gcs(gcs_bucket_name="answers", gcs_path="cache").bucket
@@ -43,9 +42,6 @@ class Gcs(ObjectStore):
     }
 
     bucket: str = Field(min_length=1, max_length=222)
-    #: JSON of a service account, an external account or a user; its path, or itself. Without one the machine's login.
-    credentials_file: str = ""
-    credentials_json: Secret | None = None
     #: Another address than Google's. Over plain http without credentials nobody logs in (emulators).
     endpoint_url: str = ""
 
@@ -56,20 +52,12 @@ class Gcs(ObjectStore):
         """Open the client, and read the credentials; the bucket is not asked yet. Raises SetupError."""
         await super().start(runtime)
         must(self.bucket, "gcs_bucket_name", self.title)
-        if self.credentials_file or self.credentials_json or self._address.startswith("https:"):
-            self._login = GoogleToken(
-                self.title,
-                scope=_SCOPE,
-                file=self.credentials_file,
-                content=self.credentials_json,
-                timeout_s=min(self.timeout_s, 10.0),
-            )
-            await self._login.start()
+        self._login = await self.logged_in(self.title, self._address, scope=_SCOPE, timeout_s=self.timeout_s)
         self._client = http.client(
             timeout_s=self.timeout_s,
             connect_s=min(5.0, self.timeout_s),
             headers={"accept-encoding": "identity"},
-            max_bytes=self.max_item_bytes + 65_536,
+            max_bytes=self.max_item_bytes + BEYOND,
         )
 
     async def aclose(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.cache.entry import NoEntry, decode
+from tianji_mw.cache.indexes.base import IndexFailed
 from tianji_mw.cache.key import short
 
 if TYPE_CHECKING:
@@ -122,4 +123,7 @@ def _tagged(raw: bytes, tag: str) -> bool:
 async def _unlearn(cache: Cache, wanted: Purge, prefix: str) -> None:
     """Vectors go with their answers; where only a part of a tenant goes, they go when their answer is not found."""
     if cache.semantic is not None and not (wanted.model or wanted.namespace or wanted.tag):
-        await cache.semantic.purge(prefix)
+        try:
+            await cache.semantic.purge(prefix)
+        except IndexFailed as error:
+            raise StoreFailed(error.message) from None

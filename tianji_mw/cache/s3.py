@@ -5,12 +5,12 @@ Sources: API reference of Amazon S3, "GetObject", "PutObject", "ListObjectsV2" a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 from pydantic import Field, PrivateAttr
 
-from tianji_mw.cache._objects import ObjectStore, Threads, moment, paged, started
+from tianji_mw.cache._objects import BEYOND, BlockingObjects, Threads, moment
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.logins.aws import AwsLogin, client, login_aliases, renewed
 from tianji_mw.runtime import Runtime
@@ -21,7 +21,7 @@ _REFUSED: Final = frozenset(
 _BUSY: Final = frozenset({"SlowDown", "ServiceUnavailable", "RequestLimitExceeded", "Throttling", "503", "429"})
 
 
-class S3(AwsLogin, ObjectStore):
+class S3(AwsLogin, BlockingObjects):
     """Objects in one bucket.
 
     >>> S3(s3_bucket_name="answers", s3_region_name="eu-west-1", s3_path="cache").bucket
@@ -41,7 +41,6 @@ class S3(AwsLogin, ObjectStore):
 
     bucket: str = Field(min_length=1, max_length=2048)
 
-    _threads: Threads | None = PrivateAttr(default=None)
     _client: Any = PrivateAttr(default=None)
 
     async def start(self, runtime: Runtime) -> None:
@@ -65,31 +64,12 @@ class S3(AwsLogin, ObjectStore):
         if made is not None:
             made.close()
 
-    async def read(self, name: str) -> bytes | None:
-        found: bytes | None = await self._asked(self._read, name)
-        return found
-
-    async def write(self, name: str, body: bytes, ends: float) -> None:
-        await self._asked(self._write, name, body, ends)
-
-    async def remove(self, name: str) -> bool:
-        return bool(await self._asked(self._remove, name))
-
-    async def names(self, prefix: str) -> AsyncIterator[str]:
-        async for name in paged(started(self._threads), self._pages(prefix)):
-            yield name
-
-    async def _asked(self, work: Any, *arguments: Any) -> Any:
-        try:
-            return await started(self._threads).run(self._tried, work, *arguments)
-        except StoreFailed as error:
-            if error.kind == "refused":
-                await renewed(self)  # the next request uses the other key
-            raise
+    async def _renew(self) -> None:
+        await renewed(self)  # the next request uses it
 
     # --- in a thread
 
-    def _tried(self, work: Any, *arguments: Any) -> Any:
+    def _tried(self, work: Callable[..., Any], *arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -121,7 +101,7 @@ class S3(AwsLogin, ObjectStore):
             if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
                 return None
             raise
-        body: bytes = found["Body"].read(self.max_item_bytes + 65536)
+        body: bytes = found["Body"].read(self.max_item_bytes + BEYOND)
         return body
 
     def _write(self, name: str, body: bytes, ends: float) -> None:
@@ -150,7 +130,7 @@ class S3(AwsLogin, ObjectStore):
     def _pages(self, prefix: str) -> Iterator[list[str]]:
         after: dict[str, str] = {}
         while True:
-            found = self._tried(lambda: self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **after))  # noqa: B023
+            found = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **after)
             yield [item["Key"] for item in found.get("Contents", ())]
             if not found.get("IsTruncated"):
                 return

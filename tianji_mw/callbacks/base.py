@@ -14,9 +14,9 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
-from tianji_mw import plugins
+from tianji_mw.plugins import PluginSettings
 from tianji_mw.records import NotDelivered, Record, RecordKind
 
 if TYPE_CHECKING:
@@ -25,20 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Callback", "NotDelivered", "Record", "RecordKind"]
 
 
-class Callback(BaseModel):
+class Callback(PluginSettings):
     """Base of the destinations; a subclass's fields are its configuration, and construction has no side effect.
 
     `start` opens clients and raises SetupError for what is missing; a destination that is merely down stops no start.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
     #: Which records it takes.
     kinds: ClassVar[frozenset[RecordKind]] = frozenset({"call"})
-    #: Environment variables that fill a field which the config leaves out, in this order.
-    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    #: Other names of our fields, such as LiteLLM's; the class itself takes them.
-    aliases: ClassVar[Mapping[str, str]] = {}
     #: Keys of LiteLLM that have no effect here, and why; they are left out with a warning.
     no_effect: ClassVar[Mapping[str, str]] = {}
     #: Whether `on_request` or `on_end` are written; set by the class itself.
@@ -55,11 +49,6 @@ class Callback(BaseModel):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.in_path = cls.on_request is not Callback.on_request or cls.on_end is not Callback.on_end
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename(cls, fields: Any) -> Any:
-        return plugins.in_our_names(fields, cls.aliases)
 
     @property
     def ordered(self) -> bool:

@@ -20,8 +20,7 @@ from tianji_mw.callbacks.objects.base import ObjectCallback, PutFailed, Stored
 from tianji_mw.callbacks.objects.keys import Layout
 from tianji_mw.callbacks.service import REFUSED, is_address
 from tianji_mw.errors import SetupError, TianjiError
-from tianji_mw.logins.google import GoogleToken, LoginFailed, with_scheme
-from tianji_mw.redact import Secret
+from tianji_mw.logins.google import GoogleLogin, GoogleToken, LoginFailed, with_scheme
 from tianji_mw.runtime import Runtime
 
 _GOOGLE: Final = "https://storage.googleapis.com"
@@ -31,7 +30,7 @@ _FALSE: Final = frozenset({"false", "0", "no", "off", "f", "n"})
 _MOST_PAUSE_S: Final = 3600.0
 
 
-class Gcs(ObjectCallback):
+class Gcs(GoogleLogin, ObjectCallback):
     """Objects in one bucket.
 
     >>> Gcs(bucket="logs/llm", credentials_file="/etc/gcp/writer.json")
@@ -61,10 +60,6 @@ class Gcs(ObjectCallback):
     layout: Layout = "batch_files"
     #: Its name; folders after a '/' come before `prefix`.
     bucket: str = Field(min_length=1, max_length=2048)
-    #: JSON of a service account, an external account (workload identity federation) or a user; its path, or itself.
-    #: Without one the machine's own login is used.
-    credentials_file: str = ""
-    credentials_json: Secret | None = None
     #: Another address than Google's. Over plain http without credentials nobody logs in (emulators).
     endpoint_url: str = ""
     #: LiteLLM's switch: false is `layout: records`.
@@ -97,15 +92,7 @@ class Gcs(ObjectCallback):
         if self._builder is not None:
             self._builder = Renamed(self._builder, gcs_name(self.layout))
         timeout_s = self.upload_timeout_s
-        if self.credentials_file or self.credentials_json or self._address.startswith("https:"):
-            self._login = GoogleToken(
-                self.title,
-                scope=_SCOPE,
-                file=self.credentials_file,
-                content=self.credentials_json,
-                timeout_s=min(timeout_s, 10.0),
-            )
-            await self._login.start()
+        self._login = await self.logged_in(self.title, self._address, scope=_SCOPE, timeout_s=timeout_s)
         headers = {"accept-encoding": "identity"}
         self._client = http.client(
             timeout_s=timeout_s, connect_s=min(5.0, timeout_s), headers=headers, max_bytes=1 << 20

@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from tianji_mw.callbacks.base import NotDelivered, Record
 from tianji_mw.callbacks.service import HttpCallback
-from tianji_mw.logins.google import GoogleToken, LoginFailed, with_scheme
+from tianji_mw.logins.google import GoogleLogin, GoogleToken, LoginFailed, with_scheme
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime
 
@@ -30,7 +30,7 @@ class _TokenRefused(NotDelivered):
     """401."""
 
 
-class GcsPubsub(HttpCallback):
+class GcsPubsub(GoogleLogin, HttpCallback):
     """Messages of one topic: the record as it is, with its id in the attribute `litellm_call_id`.
 
     >>> GcsPubsub(project_id="my-project", topic_id="llm-calls")
@@ -55,9 +55,6 @@ class GcsPubsub(HttpCallback):
     api_base: str = "https://pubsub.googleapis.com"
     project_id: str = ""
     topic_id: str = ""
-    #: As in `gcs`.
-    credentials_file: str = ""
-    credentials_json: Secret | None = None
 
     _login: GoogleToken | None = PrivateAttr(default=None)
 
@@ -69,15 +66,7 @@ class GcsPubsub(HttpCallback):
 
     async def start(self, runtime: Runtime) -> None:
         await super().start(runtime)
-        if self.credentials_file or self.credentials_json or self.api_base.startswith("https:"):
-            self._login = GoogleToken(
-                self.title,
-                scope=_SCOPE,
-                file=self.credentials_file,
-                content=self.credentials_json,
-                timeout_s=min(self.timeout_s, 10.0),
-            )
-            await self._login.start()
+        self._login = await self.logged_in(self.title, self.api_base, scope=_SCOPE, timeout_s=self.timeout_s)
 
     async def aclose(self) -> None:
         login, self._login = self._login, None

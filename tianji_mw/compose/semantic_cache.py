@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from tianji_mw import plugins
 from tianji_mw.cache.semantic.layer import Semantic
 from tianji_mw.cache.semantic.rules import SemanticRules
+from tianji_mw.compose.cache_rules import PLACE
 from tianji_mw.errors import ConfigError, TianjiError, UpstreamError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from tianji_mw.cache.indexes.base import VectorIndex
     from tianji_mw.config.settings import Settings
 
-_PLACE: Final = ("settings", "cache_params")
 _MODELS: Final = ("redis_semantic_cache_embedding_model", "valkey_semantic_cache_embedding_model")
 _NAMES: Final = ("redis_semantic_cache_index_name", "valkey_semantic_cache_index_name")
 #: LiteLLM's keys beside those of the store, and where they go.
@@ -46,10 +46,10 @@ def semantic_of(
     if not kind.endswith("-semantic") and asked is None:
         if stray := sorted(key for key in OPTIONS if key in options and key != "max_messages"):
             hint = "add `semantic: {}`, or choose `type: redis-semantic`"
-            raise settings.error("has no effect without a semantic cache", *_PLACE, stray[0], hint=hint)
+            raise settings.error("has no effect without a semantic cache", *PLACE, stray[0], hint=hint)
         return None
     if asked is not None and not isinstance(asked, dict):
-        raise settings.error("expected a mapping, such as {error_budget: 0.01}", *_PLACE, "semantic")
+        raise settings.error("expected a mapping, such as {error_budget: 0.01}", *PLACE, "semantic")
     own = dict(asked or {})
     embedder_options = own.pop("embedder", None) or {}
     index_options = own.pop("index", None) or {}
@@ -59,7 +59,7 @@ def semantic_of(
     scope = options.get("semantic_cache_scope")
     if scope is not None and options.setdefault("cache_scope", scope) != scope:
         hint = "write cache_scope alone: both parts of a cache share their tenants"
-        raise settings.error("differs from cache_scope", *_PLACE, "semantic_cache_scope", hint=hint)
+        raise settings.error("differs from cache_scope", *PLACE, "semantic_cache_scope", hint=hint)
     rules = _rules(settings, own)
     embedder = _embedder(settings, dict(embedder_options), options, env, gateway)
     return Semantic(embedder=embedder, index=_index(settings, kind, dict(index_options), options, env), rules=rules)
@@ -71,16 +71,16 @@ def _rules(settings: Settings, own: Mapping[str, Any]) -> SemanticRules:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
-            raise settings.error("unknown key", *_PLACE, "semantic", key, hint=hint)
+            raise settings.error("unknown key", *PLACE, "semantic", key, hint=hint)
     try:
         rules = TypeAdapter(SemanticRules).validate_python(dict(own))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise settings.error(str(first["msg"]), *_PLACE, "semantic", *map(str, first["loc"])) from None
+        raise settings.error(str(first["msg"]), *PLACE, "semantic", *map(str, first["loc"])) from None
     for name in ("similarity_threshold", "error_budget", "verify", "explore"):
         value = getattr(rules, name)
         if value is not None and not 0 <= value <= 1:
-            raise settings.error("must be between 0 and 1", *_PLACE, name)
+            raise settings.error("must be between 0 and 1", *PLACE, name)
     return rules
 
 
@@ -97,7 +97,7 @@ def _embedder(
         for key in _OF_EMBEDDER:
             if options.get(key) is not None:
                 own.setdefault(kind.aliases.get(key, key), options[key])
-    made = built(settings, kind, own, env, (*_PLACE, "semantic", "embedder") if options.get("semantic") else _PLACE)
+    made = built(settings, kind, own, env, (*PLACE, "semantic", "embedder") if options.get("semantic") else PLACE)
     through = getattr(made, "through", None)
     if through is not None and not getattr(made, "api_base", ""):
         names = {entry.model_name for entry in settings.model_list}
@@ -110,7 +110,7 @@ def _embedder(
 def _no_model(settings: Settings, model: str) -> ConfigError:
     text = f"the embedding model '{model}' is no model of model_list"
     hint = "add it there, leave the model out to use the packaged one, or set semantic.embedder.api_base"
-    return settings.error(text, *_PLACE, hint=hint)
+    return settings.error(text, *PLACE, hint=hint)
 
 
 def _index(
@@ -126,7 +126,7 @@ def _index(
         known = {*found.model_fields, *found.aliases}
         inherited = {key: value for key, value in options.items() if key in known and key not in own}
         own = {**inherited, **own}
-    return built(settings, found, own, env, (*_PLACE, "semantic", "index") if options.get("semantic") else _PLACE)
+    return built(settings, found, own, env, (*PLACE, "semantic", "index") if options.get("semantic") else PLACE)
 
 
 class _Deployment:

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from pydantic import BaseModel
+
 from tianji_mw.errors import MissingExtra, SetupError
 from tianji_mw.hush import THREADS, hush
 from tianji_mw.redact import Secret
@@ -24,6 +26,27 @@ class LoginFailed(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class GoogleLogin(BaseModel):
+    """The fields of a login; a plugin has it as its first base: `class Gcs(GoogleLogin, ObjectCallback)`."""
+
+    #: JSON of a service account, an external account (workload identity federation) or a user; its path, or itself.
+    #: Without one the machine's own login is used.
+    credentials_file: str = ""
+    credentials_json: Secret | None = None
+
+    async def logged_in(self, title: str, address: str, *, scope: str, timeout_s: float) -> GoogleToken | None:
+        """The token for requests to this address; None over plain http without credentials, as for emulators.
+
+        Raises MissingExtra, SetupError.
+        """
+        if not (self.credentials_file or self.credentials_json or address.startswith("https:")):
+            return None
+        file, content = self.credentials_file, self.credentials_json
+        token = GoogleToken(title, scope=scope, file=file, content=content, timeout_s=min(timeout_s, 10.0))
+        await token.start()
+        return token
 
 
 class GoogleToken:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from tianji_mw.plugins import in_our_names
+from tianji_mw.plugins import PluginSettings, in_our_names
 from tianji_mw.redact import Secret
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -43,7 +43,7 @@ def _address(value: Any) -> Any:
 Addresses = Annotated[tuple[tuple[str, Port], ...], BeforeValidator(_addresses)]
 
 
-class RedisSettings(BaseModel):
+class RedisSettings(PluginSettings):
     """One Redis, for every concern; equal settings share one client.
 
     >>> RedisSettings(host="cache.internal").where
@@ -51,8 +51,6 @@ class RedisSettings(BaseModel):
     >>> RedisSettings(redis_startup_nodes=[{"host": "10.0.0.1", "port": "7001"}]).mode
     'cluster'
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "url": ("REDIS_URL",),

@@ -130,3 +130,9 @@ def test_a_key_is_made_of_plain_characters(team: str, space: str, model: str) ->
     assert len(made) < 300
     assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789:._-")
     assert made.startswith(KEYS.prefix(("team", team)))
+
+
+@pytest.mark.parametrize("name", ["prompt_id", "prompt_version", "prompt_label", "prompt_variables"])
+def test_what_names_a_prompt_counts(name: str) -> None:
+    """Whoever turns it into messages may stand inside of the cache."""
+    assert key({"messages": [], name: "a"}) != key({"messages": [], name: "b"}) != key({"messages": []})

@@ -58,9 +58,7 @@ async def test_a_frozen_store_is_waited_for_once(runtime: Runtime) -> None:
     shelf = Shelf(store, runtime, read_s=0.05)
     await shelf.put("a", b"1", 60)
     store._mood = "frozen"
-    began = asyncio.get_running_loop().time()
     assert [await shelf.get("a") for _ in range(50)] == [None] * 50
-    assert asyncio.get_running_loop().time() - began < 0.25
     assert runtime.counts["cache_errors", "get timeout"] == 1
     assert runtime.counts["cache_errors", "get left-alone"] == 49
     assert "did not answer within 0.05 s" in runtime.degraded["cache"]

@@ -19,7 +19,7 @@ import orjson
 from pydantic import Field, PrivateAttr
 
 from tianji_mw import http, redact
-from tianji_mw.cache.embedders.base import Embedded, Embedder, EmbeddingFailed
+from tianji_mw.cache.embedders.base import Embedder, EmbeddingFailed, Embeddings
 from tianji_mw.errors import MissingExtra, SetupError, TianjiError
 from tianji_mw.redact import Secret
 from tianji_mw.runtime import Runtime
@@ -102,7 +102,7 @@ class Api(Embedder):
         if client is not None:
             await client.aclose()
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
         """One vector for each text, in as many calls as `batch_size` asks for. Raises EmbeddingFailed."""
         import numpy as np
 
@@ -110,7 +110,7 @@ class Api(Embedder):
         starts = range(0, len(read), self.batch_size)
         parts = [await self._vectors(read[start : start + self.batch_size]) for start in starts]
         vectors = np.concatenate(parts) if parts else np.empty((0, self._dims or 0), np.float32)
-        return Embedded(vectors, [len(cut) < len(text) for cut, text in zip(read, texts, strict=True)])
+        return Embeddings(vectors, [len(cut) < len(text) for cut, text in zip(read, texts, strict=True)])
 
     async def report(self) -> dict[str, Any]:
         return {"model": self.model_id, "dims": self._dims}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict
 
-from tianji_mw.plugins import in_our_names
+from tianji_mw.plugins import PluginSettings
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -23,27 +23,20 @@ class EmbeddingFailed(Exception):
         self.message = message
 
 
-class Embedded(NamedTuple):
+class Embeddings(NamedTuple):
     """`vectors`: float32, one row per text, of length 1. `truncated`: texts of which a part was not read."""
 
     vectors: NDArray[np.float32]
     truncated: Sequence[bool]
 
 
-class Embedder(BaseModel):
+class Embedder(PluginSettings):
     """Base of the embedders. A subclass's fields are its configuration, and construction has no side effect."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())
 
-    #: Environment variables that fill a field which the config leaves out, in this order.
-    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    #: LiteLLM's and other names of our fields.
-    aliases: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _our_names(cls, fields: Any) -> Any:
-        return in_our_names(fields, cls.aliases)
+    #: Numbers of a vector, where that is known before the first one.
+    dims: ClassVar[int | None] = None
 
     @property
     def model_id(self) -> str:
@@ -56,7 +49,7 @@ class Embedder(BaseModel):
     async def aclose(self) -> None:
         """Let it go again."""
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
         """One vector for each text. Raises EmbeddingFailed."""
         raise NotImplementedError
 

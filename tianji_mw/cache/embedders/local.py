@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from pydantic import Field, PrivateAttr
 
 from tianji_mw.cache.embedders._wordpiece import WordPieces
-from tianji_mw.cache.embedders.base import Embedded, Embedder, EmbeddingFailed
+from tianji_mw.cache.embedders.base import Embedder, EmbeddingFailed, Embeddings
 from tianji_mw.errors import MissingExtra, SetupError
 from tianji_mw.runtime import Runtime
 
@@ -41,6 +41,7 @@ class Local(Embedder):
     """
 
     title: ClassVar[str] = "the local embedder"
+    dims: ClassVar[int | None] = _DIMS
 
     #: Threads that compute one text together.
     threads: int = Field(default=1, ge=1, le=64)
@@ -71,7 +72,7 @@ class Local(Embedder):
             # Not awaited to its end: a text takes up to 0.1 s, and its thread ends after it.
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
         """One vector for each text. Raises EmbeddingFailed where too many wait already."""
         import numpy as np
 
@@ -88,7 +89,7 @@ class Local(Embedder):
             self._waiting -= len(texts)
         rows = [vector for vector, _ in done]
         vectors = np.stack(rows) if rows else np.empty((0, _DIMS), np.float32)
-        return Embedded(vectors, [truncated for _, truncated in done])
+        return Embeddings(vectors, [truncated for _, truncated in done])
 
     async def report(self) -> dict[str, Any]:
         return {"model": self.model_id, "dims": _DIMS, "waiting": self._waiting}

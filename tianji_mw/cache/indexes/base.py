@@ -6,12 +6,10 @@ a cache store; here is only what finding them needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
-from tianji_mw.plugins import in_our_names
+from tianji_mw.plugins import PluginSettings
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -45,20 +43,11 @@ class Point(NamedTuple):
     ttl_s: float
 
 
-class VectorIndex(BaseModel):
+class VectorIndex(PluginSettings):
     """Base of the indexes. A subclass's fields are its configuration, and construction has no side effect."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     #: Answers without waiting for anything outside of this process.
     instant: ClassVar[bool] = False
-    env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    aliases: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _our_names(cls, fields: Any) -> Any:
-        return in_our_names(fields, cls.aliases)
 
     async def start(self, runtime: Runtime, *, model_id: str, dims: int) -> None:
         """Open the index of this embedding model. Vectors of another model that it still holds are never matched."""

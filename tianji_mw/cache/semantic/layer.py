@@ -187,7 +187,9 @@ class Semantic:
     async def _chooser(self, namespace: str) -> Chooser:
         chooser = self._choosers.get(namespace)
         if chooser is None:
-            chooser = self._choosers[namespace] = await self._made(namespace)
+            made = await self._made(namespace)
+            # Another call may have made one meanwhile: it has what was decided since.
+            chooser = self._choosers.setdefault(namespace, made)
             while len(self._choosers) > _MOST_NAMESPACES:
                 oldest = next(iter(self._choosers))
                 await self._save(oldest)
@@ -200,7 +202,7 @@ class Semantic:
         if rules.similarity_threshold is not None:
             return Fixed(Rule.at(rules.similarity_threshold, lexical=rules.lexical))
         assert self._shelf is not None
-        return Learned.of(rules, await self._shelf.get(_state_key(namespace)))
+        return await Learned.of(rules, await self._shelf.get(_state_key(namespace)))
 
     async def _learn(self, asked: Asked, answer: str, *, explored: bool) -> None:
         chooser = await self._chooser(asked.namespace)
@@ -212,7 +214,7 @@ class Semantic:
     async def _save(self, namespace: str) -> None:
         chooser = self._choosers.get(namespace)
         if isinstance(chooser, Learned) and self._unsaved.pop(namespace, 0) and self._shelf is not None:
-            await self._shelf.put(_state_key(namespace), chooser.to_bytes(), _STATE_S)
+            await self._shelf.put(_state_key(namespace), await chooser.to_bytes(), _STATE_S)
 
     # --- for people
 

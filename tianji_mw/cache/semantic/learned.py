@@ -22,11 +22,11 @@ class Learned:
         self._lexical = lexical
 
     @classmethod
-    def of(cls, rules: SemanticRules, state: bytes | None) -> Learned:
+    async def of(cls, rules: SemanticRules, state: bytes | None) -> Learned:
         """With what was learned before, if that can be read."""
         learner = Learner(rules.error_budget, explore=rules.explore)
         if state is not None:
-            learner.restore(state)
+            await asyncio.to_thread(learner.restore, state)
         return cls(learner, lexical=rules.lexical)
 
     def choose(self, asked: Asked, rng: random.Random) -> Choice:
@@ -39,8 +39,9 @@ class Learned:
         if self.learner.observe(candidates, answer, explored=explored):
             self.learner.take(await asyncio.to_thread(self.learner.fitting()))
 
-    def to_bytes(self) -> bytes:
-        return self.learner.to_bytes()
+    async def to_bytes(self) -> bytes:
+        """Everything that was learned."""
+        return await asyncio.to_thread(self.learner.saving())
 
     def report(self) -> dict[str, Any]:
         return self.learner.report()

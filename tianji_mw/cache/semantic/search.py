@@ -23,6 +23,7 @@ from tianji_mw.cache.semantic.payload import Payload
 from tianji_mw.cache.semantic.reuse import Meaning
 from tianji_mw.cache.semantic.rules import SemanticRules
 from tianji_mw.call import Call
+from tianji_mw.errors import SetupError
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -79,13 +80,16 @@ class Search:
         self._rules = rules
         self._runtime: Runtime | None = None
         self._breaker = Breaker(_FAILURES, _LEFT_ALONE_S)
-        #: The index is opened when the number of dimensions is known: with the first vector.
+        #: The opening of the index, once the number of dimensions is known.
         self._open: asyncio.Task[None] | None = None
 
     async def start(self, runtime: Runtime) -> None:
-        """Load the model. Raises SetupError."""
+        """Load the model, and open the index unless only a vector tells its dimensions. Raises SetupError."""
         self._runtime = runtime
         await self.embedder.start(runtime)
+        if self.embedder.dims is not None:
+            self._open = asyncio.create_task(self._opened(self.embedder.dims))
+            await self._open
 
     async def aclose(self) -> None:
         """Let it all go."""
@@ -146,7 +150,7 @@ class Search:
                     asked.neighbours = [near for match in found if (near := _neighbour(match)) is not None]
         except TimeoutError:
             self._failed("timeout", f"it took longer than {self._rules.within_s:g} s")
-        except (EmbeddingFailed, IndexFailed) as error:
+        except (EmbeddingFailed, IndexFailed, SetupError) as error:
             self._failed("embed" if isinstance(error, EmbeddingFailed) else "index", error.message)
         except Exception as error:  # plugin failsafe: a cache never fails a call, whatever its parts raise
             log.exception("the semantic cache raised")
@@ -161,9 +165,8 @@ class Search:
             assert self._runtime is not None
             self._runtime.count("semantic_bypassed", "truncated")
             return
-        if self._open is None:
-            dims = int(found.vectors.shape[1])
-            self._open = asyncio.create_task(self._opened(dims))
+        if self._open is None or (self._open.done() and self._open.exception() is not None):
+            self._open = asyncio.create_task(self._opened(int(found.vectors.shape[1])))
         await asyncio.shield(self._open)
         asked.vector = found.vectors[0]
 
@@ -203,10 +206,15 @@ class Search:
 
     async def report(self) -> dict[str, Any]:
         """Figures of both."""
-        opened = self._open is not None and self._open.done()
+        index: dict[str, Any] = {}
+        if self._open is not None and self._open.done():
+            try:
+                index = await self.index.report()
+            except IndexFailed as error:
+                index = {"error": error.message}
         return {
             "embedder": await self.embedder.report(),
-            "index": await self.index.report() if opened else {},
+            "index": index,
             "left_alone": self._breaker.open,
         }
 

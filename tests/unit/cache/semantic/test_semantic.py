@@ -10,6 +10,10 @@ import pytest
 
 from tests.support.cached import TOOL_CALL, Cached, answer, ask, counting, stream
 from tests.support.semantic_cases import Words, semantic, settled
+from tianji_mw.cache.base import StoreFailed
+from tianji_mw.cache.indexes.embedded import Embedded
+from tianji_mw.cache.purge import Purge, purge
+from tianji_mw.errors import SetupError
 from tianji_mw.testing import FakeLLM, Reply
 
 Make = Callable[..., Cached]
@@ -132,6 +136,28 @@ async def test_an_embedder_in_trouble_costs_no_call(llm: FakeLLM, make: Make, tr
     else:
         assert counts["semantic_errors", "left-alone"] == 3, "after three failures in a row nobody waits for it"
         assert "semantic cache" in gateway.app.runtime.degraded
+
+
+async def test_an_index_in_trouble_costs_no_call_and_is_opened_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, fails = make(similarity_threshold=0.5), True
+    opened = Embedded.start
+
+    async def start(self: Embedded, runtime: Any, **model: Any) -> None:
+        if fails:
+            raise SetupError("it has no search module")
+        await opened(self, runtime, **model)
+
+    monkeypatch.setattr(Embedded, "start", start)
+    assert (await gateway(ask(ASKED))).status == 200
+    assert gateway.app.runtime.degraded["semantic cache"] == "it has no search module"
+    assert (await gateway.cache.semantic.report())["index"] == {"error": "the index is not open"}
+    with pytest.raises(StoreFailed, match="the index is not open"):
+        await purge(gateway.cache, Purge())
+    fails = False
+    assert await both(gateway, ask(ASKED + " "), ask(REWORDED)) == "HIT semantic"
+    assert "semantic cache" not in gateway.app.runtime.degraded
 
 
 async def test_shadow_compares_and_gives_nothing(llm: FakeLLM, make: Make) -> None:
