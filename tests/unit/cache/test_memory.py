@@ -90,7 +90,7 @@ async def test_what_is_replaced_leaves_nothing_behind() -> None:
         await store.put("same", b"%d" % number, 60 + number)
     report = await store.report()
     assert report["items"] == 1
-    assert len(store._queue) < 200
+    assert len(store._kept.queue) < 200
 
 
 async def test_a_value_that_is_too_large_is_counted() -> None:
