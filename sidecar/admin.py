@@ -40,6 +40,7 @@ class Admin:
                 Route("/-/config", self.config),
                 Route("/-/callbacks", self.callbacks),
                 *self._cache_routes(),
+                *self._routing_routes(),
                 Route("/-/secrets", self.secrets),
                 Route("/-/secrets/refresh", self.refresh_secrets, methods=["POST"]),
             ]
@@ -58,6 +59,19 @@ class Admin:
             Route("/-/cache", routes.report),
             Route("/-/cache/ping", routes.ping),
             Route("/-/cache/purge", routes.purge, methods=["POST"]),
+        ]
+
+    def _routing_routes(self) -> list[Route]:
+        from sidecar.routing_routes import RoutingRoutes, routing_of
+
+        routing = routing_of(self._app)
+        if routing is None:
+            return []
+        routes = RoutingRoutes(routing)
+        return [
+            Route("/-/routing", routes.report),
+            Route("/-/routing/explain", routes.explain),
+            Route("/-/routing/health", routes.health),
         ]
 
     async def alive(self, request: Request) -> Response:

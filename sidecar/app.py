@@ -87,8 +87,8 @@ def apps_of(options: RunOptions, settings: Settings | None = None) -> Apps:
         runtime.draining = True
 
     main = _with_metrics(stack.app, runtime, settings)
-    if not options.app_upstream:  # there, `/cache` may be a path of the app's own
-        main = _with_cache(main, stack.app, settings)
+    if not options.app_upstream:  # there, `/cache` and `/health` may be paths of the app's own
+        main = _with_routing(_with_cache(main, stack.app, settings), stack.app, settings)
     return Apps(Health(main, runtime), admin, on_drain=drain)
 
 
@@ -100,6 +100,14 @@ def _with_cache(app: ASGIApp, stack: ASGIApp, settings: Settings) -> ASGIApp:
 
     cache = cache_of(stack)
     return app if cache is None else MainCache(app, CacheRoutes(cache, settings), settings.general_settings.master_key)
+
+
+def _with_routing(app: ASGIApp, stack: ASGIApp, settings: Settings) -> ASGIApp:
+    """The stack with LiteLLM's `/health` and `/router/explain` on the main port."""
+    from sidecar.routing_routes import MainRouting, RoutingRoutes, routing_of
+
+    routing = routing_of(stack)
+    return app if routing is None else MainRouting(app, RoutingRoutes(routing), settings.general_settings.master_key)
 
 
 def _with_metrics(app: ASGIApp, runtime: Runtime, settings: Settings) -> ASGIApp:

@@ -95,12 +95,28 @@ def check(
 
 
 @app.command()
-def explain(config: ConfigOption = None, app_upstream: UpstreamOption = "") -> None:
-    """Print the live stack, outermost first, and where each model goes."""
+def explain(
+    config: ConfigOption = None,
+    app_upstream: UpstreamOption = "",
+    model: Annotated[str, typer.Option(help="Say who would serve a call of this model, and why.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="A tag of that call; may be given again.")] = None,
+    team: Annotated[str, typer.Option(help="The team of that call.")] = "",
+    url: Annotated[
+        str, typer.Option(help="Admin port of a running sidecar: ask its live state, such as http://127.0.0.1:4001.")
+    ] = "",
+) -> None:
+    """Print the live stack, outermost first, and where each model goes; with --model, how that one is routed."""
     from sidecar.app import settings_of, stack_of
     from sidecar.banner import deployment_lines, stack_lines
 
     options = _options(config=config, app_upstream=app_upstream)
+    if model:
+        from sidecar.routing_cli import explained
+
+        print("\n".join(explained(options, model, tag or [], team, url)))
+        return
+    if url or tag or team:
+        raise SetupError("--url, --tag and --team are about one model; name it with --model")
     settings = settings_of(options, resolve=False)
     stack = stack_of(settings, options)
     print("\n".join(["Stack, outermost first:", *stack_lines(stack), "", "Models:", *deployment_lines(stack)]))

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from sidecar.edge import COUNTS_KEY
 from sidecar.master_key import has_master_key
+from sidecar.routing_metrics import routing_lines
 from tianji_mw.driver import inner_layers
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class MainMetrics:
 async def metrics_page(app: ASGIApp, runtime: Runtime, edge: Mapping[str, int], accept: str) -> Response:
     """The page in Prometheus's text format 0.0.4, or in OpenMetrics where that was asked for and can be had."""
     lines = [line for layer in callback_layers(app) for line in _callback_lines(layer.report())]
+    lines += routing_lines(app)
     prometheus = prometheus_of(app)
     if prometheus is None:
         return PlainTextResponse("\n".join([*_lines(runtime, edge), *lines]) + "\n", media_type=_TEXT)

@@ -65,6 +65,12 @@ class NamedSecrets(Protocol):
     async def get(self, name: str) -> Secret: ...
 
 
+class Chooser(Protocol):
+    """Chooses a deployment for a call whose body passes through unread."""
+
+    async def choose(self, call: Call, model: str) -> Deployment: ...
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One LLM request. Middlewares read it, change the request through `edit()`, and keep private notes on it."""
@@ -81,7 +87,14 @@ class Call:
     #: That layer, and the scope that it was given.
     origin: tuple[LLMMiddleware, Scope] | None = None
     identity: Identity | None = None
+    #: What serves it; set by routing.
     deployment: Deployment | None = None
+    #: Finds that, for apps that learn the model themselves; see `Chooser`.
+    chooser: Chooser | None = None
+    #: The model group that serves it, where that is not the one that was asked for.
+    group: str = ""
+    #: When it must be over, all attempts together: nanoseconds of the clock; 0: no limit.
+    due: int = 0
     #: What the `Secrets` layer offers by name; see `secret()`.
     named: NamedSecrets | None = None
     #: Address of the client; empty where the server does not tell it.
@@ -326,22 +339,39 @@ class Call:
             if self._on_close is not None:
                 self._on_close.set()
 
-    def fail(self, error: BaseException) -> None:
-        """Note why the call failed; the first reason stays, and a complete answer cannot fail any more."""
-        if self.error is None and not self.complete:
+    def fail(self, error: BaseException, attempt: Attempt | None = None) -> None:
+        """Note why the call failed, and its attempt; the first reason stays. A complete answer cannot fail any more."""
+        if self.complete:
+            return
+        if self.error is None:
             self.error = error
-            if self.attempts and self.attempts[-1].error is None:
-                self.attempts[-1].error = error
+        if attempt is None and self.attempts:
+            attempt = self.attempts[-1]
+        if attempt is not None and attempt.error is None and not attempt.ended:
+            attempt.error = error
 
-    def attempt(self, deployment: Deployment) -> None:
-        """An attempt at this deployment begins: its request is about to be sent."""
+    def attempt(self, deployment: Deployment) -> Attempt:
+        """An attempt at this deployment, whose request is about to be sent; routing may have begun it."""
         now = self.timings.sent_upstream = self.runtime.clock()
-        self.attempts.append(Attempt(deployment, now))
+        for attempt in reversed(self.attempts):
+            if attempt.deployment.id == deployment.id and not attempt.sent and not attempt.ended:
+                break
+        else:
+            attempt = Attempt(deployment, now)
+            self.attempts.append(attempt)
+        attempt.sent, attempt.model = now, deployment.upstream_model(self.group or self.model)
+        return attempt
 
-    def answered(self, status: int) -> None:
+    def answered(self, attempt: Attempt, status: int) -> None:
         """The attempt has an answer with this HTTP status."""
-        self.attempts[-1].status = status
+        attempt.status = status
         self.timings.first_upstream_byte = self.runtime.clock()
+
+    def again(self) -> None:
+        """Another attempt follows one that failed: what that one left behind is no part of the call's end."""
+        if not self.closed and not self.gone:
+            self.error = self.outcome = None
+            self.usage = Usage()
 
     async def secret(self, name: str) -> Secret:
         """The secret of this name in the `Secrets` layer's `names`. Raises KeyError, SecretError, RuntimeError."""

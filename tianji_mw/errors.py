@@ -297,6 +297,15 @@ class UpstreamMalformed(UpstreamError):
 
 
 class NoDeployment(UpstreamError):
-    """Deployments exist for the model, and none can be used now."""
+    """Deployments exist for the model, and none can be used now; `headers` carries `retry-after`."""
 
     status = 429
+
+    def __init__(self, message: str, *, cooling: bool = False, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, headers=headers)
+        #: All of them are in cooldown.
+        self.cooling = cooling
+
+    @property
+    def kind(self) -> str:
+        return "all_deployments_in_cooldown" if self.cooling else "rate_limit_error"

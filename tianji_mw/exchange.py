@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tianji_mw.apis.base import JSON
     from tianji_mw.call import Call
+    from tianji_mw.facts import Attempt
     from tianji_mw.routing.base import Deployment
     from tianji_mw.upstream import RawHeaders, UpstreamResponse
 
@@ -59,8 +60,8 @@ class Exchange:
     """State of one attempt. `run` answers the client in every case: by the answer, an error, or a cut stream's end."""
 
     __slots__ = (
-        "_ask_usage", "_bridge", "_call", "_context", "_deployment", "_plan", "_rules", "_send", "_started", "_stream",
-        "_wire",
+        "_ask_usage", "_attempt", "_bridge", "_call", "_context", "_deployment", "_plan", "_rules", "_send", "_started",
+        "_stream", "_wire",
     )  # fmt: skip
 
     def __init__(self, call: Call, plan: Plan, send: Send) -> None:
@@ -70,6 +71,7 @@ class Exchange:
             plan = Plan(mocked(plan.deployment, call.request["mock_response"]), call.api)
         self._call = call
         self._plan = plan
+        self._attempt: Attempt | None = None
         self._deployment = plan.deployment
         self._send = send
         self._bridge: Bridge | None = plan.bridge
@@ -124,9 +126,9 @@ class Exchange:
         call, plan, stream = self._call, self._plan, self._stream
         deadlines = outgoing.deadlines_for(call, plan.deployment, stream=stream)
         request = UpstreamRequest("POST", plan.url(call, stream=stream), headers, body, deadlines)
-        call.attempt(plan.deployment)
+        attempt = self._attempt = call.attempt(plan.deployment)
         response = await plan.transport(call).send(request)
-        call.answered(response.status)
+        call.answered(attempt, response.status)
         return response
 
     def _body(self) -> bytes:
@@ -259,7 +261,8 @@ class Exchange:
                 await self._emit(rest, response, "sse")
             raise UpstreamTruncated(f"The provider '{name}' broke off in the middle of its stream.", provider=name)
         if reader.failed:
-            self._call.fail(UpstreamError(f"The provider '{name}' ended its stream with an error.", provider=name))
+            error = UpstreamError(f"The provider '{name}' ended its stream with an error.", provider=name)
+            self._call.fail(error, self._attempt)
         await self._emit(rest, response, "sse", last=True)
 
     async def _emit(
@@ -315,7 +318,7 @@ class Exchange:
         call = self._call
         if isinstance(error, UpstreamError) and not error.provider:
             error.provider = self._deployment.provider.name
-        call.fail(error)
+        call.fail(error, self._attempt)
         if call.gone or call.closed:
             return
         if self._started is not None:

@@ -46,14 +46,30 @@ class Timings:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One request upstream; it ends where the next one begins, or with the call."""
+    """One request upstream, and how it went. Times are nanoseconds of the runtime's clock, 0 where not reached."""
 
     deployment: Deployment
-    #: Nanoseconds of the runtime's clock.
     started: int
+    #: The provider's name of the model.
+    model: str = ""
+    #: When its request went out.
+    sent: int = 0
     #: The HTTP status that the provider answered with; 0 without an answer.
     status: int = 0
     error: BaseException | None = None
+    #: When the first content of its answer came; what comes before says that it began, not that it works.
+    first: int = 0
+    ended: int = 0
+    #: Tokens that it read and wrote, where the provider told.
+    input_tokens: int = 0
+    output_tokens: int = 0
+    #: Given up although nothing was wrong with it: another one was faster, or the client left.
+    abandoned: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended, and gave no answer."""
+        return self.error is not None and not self.abandoned
 
 
 @dataclass(slots=True, eq=False)

@@ -21,8 +21,9 @@ from tianji_mw.errors import MethodNotAllowed, RouteNotFound, TianjiError, Unkno
 from tianji_mw.exchange import Exchange
 from tianji_mw.plan import Plan
 from tianji_mw.routes import Routes
-from tianji_mw.routing.base import Deployment, Deployments, Picker
-from tianji_mw.routing.shuffle import Shuffle
+from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.shuffle import shuffled
+from tianji_mw.routing.table import Deployments
 from tianji_mw.taps import send_error
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ class Gateway(LLMMiddleware):
         self,
         deployments: Deployments,
         *,
-        picker: Picker | None = None,
         always_include_usage: bool = False,
         upstream: TransportOptions | None = None,
         **options: Unpack[LayerOptions],
@@ -56,7 +56,6 @@ class Gateway(LLMMiddleware):
         options.setdefault("routes", Routes(ALL))
         super().__init__(self._terminal, **options)
         self.deployments = deployments
-        self._picker: Picker = picker or Shuffle()
         self._always_include_usage = always_include_usage
         self._upstream = upstream
         #: Bounded by the config: deployments are compared by identity.
@@ -93,11 +92,11 @@ class Gateway(LLMMiddleware):
             elif api.name == "passthrough":
                 from tianji_mw.passthrough import PassThrough
 
-                await PassThrough(call, self.deployments, self._picker, send).run(scope, receive)
+                await PassThrough(call, self.deployments, send).run(scope, receive)
             else:
                 deployment = call.deployment
-                if deployment is None:
-                    deployment = call.deployment = self._picker.pick(self.deployments.serving(call.model), call)
+                if deployment is None:  # there is no Routing layer
+                    deployment = call.deployment = shuffled(self.deployments.serving(call.model), call)
                 await Exchange(call, self._plan(deployment, api), send).run()
         except TianjiError as error:
             # Nothing has been sent yet: an exchange answers its own failures.

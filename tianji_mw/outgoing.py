@@ -6,6 +6,7 @@ for at the end. Everything else is encoded anew from the parsed request.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -176,16 +177,37 @@ def no_key(provider: Provider, deployment: Deployment, missing: str) -> Upstream
 
 
 def deadlines_for(call: Call, deployment: Deployment, *, stream: bool) -> Deadlines:
-    """The deployment's deadlines; a request's own `timeout` or `stream_timeout` can only shorten them."""
+    """The deployment's deadlines; a request's own `timeout` or `stream_timeout` can only shorten them.
+
+    All attempts of a call share what is left of its total time. Raises InvalidRequest.
+    """
     found = (deployment.stream_deadlines if stream else None) or deployment.deadlines
+    asked = _asked_timeout(call, stream=stream)
+    if asked is not None:
+        first, between = _sooner(found.first_byte_s, asked), _sooner(found.between_bytes_s, asked)
+        found = replace(found, first_byte_s=first, between_bytes_s=between, total_s=found.total_s if stream else asked)
+    if call.due:
+        left = max((call.due - call.runtime.clock()) / 1e9, 0.001)
+        found = replace(found, first_byte_s=_sooner(found.first_byte_s, left), total_s=_sooner(found.total_s, left))
+    return found
+
+
+def _asked_timeout(call: Call, *, stream: bool) -> float | None:
+    """Seconds, by the request's body, else by LiteLLM's headers; None where it asks for none."""
     request = call.request
-    asked = request.get("stream_timeout" if stream and "stream_timeout" in request else "timeout")
+    asked: JSON = request.get("stream_timeout" if stream and "stream_timeout" in request else "timeout")
     if asked is None:
-        return found
-    if isinstance(asked, bool) or not isinstance(asked, int | float) or asked <= 0:
+        headers = call.headers
+        text = (headers.get("x-litellm-stream-timeout") if stream else None) or headers.get("x-litellm-timeout")
+        if not text:
+            return None
+        try:
+            asked = float(text)
+        except ValueError:
+            asked = text
+    if isinstance(asked, bool) or not isinstance(asked, int | float) or not 0 < asked < math.inf:
         raise InvalidRequest("'timeout' must be a number of seconds above 0.", param="timeout")
-    first, between = _sooner(found.first_byte_s, asked), _sooner(found.between_bytes_s, asked)
-    return replace(found, first_byte_s=first, between_bytes_s=between, total_s=found.total_s if stream else asked)
+    return asked
 
 
 def _sooner(limit: float | None, asked: float) -> float:

@@ -13,7 +13,9 @@ from tianji_mw.apis.base import JSON
 OWN_FIELDS: Final = frozenset(
     {
         "tags", "guardrails", "guardrail_config", "cache", "caching", "fallbacks", "context_window_fallbacks",
-        "disable_fallbacks", "num_retries", "timeout", "stream_timeout", "mock_response", "drop_params",
+        "content_policy_fallbacks", "disable_fallbacks", "num_retries", "mock_testing_fallbacks",
+        "mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "mock_testing_rate_limit_error",
+        "priority", "timeout", "stream_timeout", "mock_response", "drop_params",
         "additional_drop_params",
         "allowed_openai_params", "extra_body", "extra_headers", "prompt_id", "prompt_variables", "prompt_label",
         "prompt_version", "api_key", "api_base", "base_url", "api_version", "custom_llm_provider",

@@ -29,6 +29,7 @@ from tianji_mw.errors import (
 )
 from tianji_mw.exchange import REFUSED_KEY, is_api_error, provider_headers, refuse_bad_status, send_native_error
 from tianji_mw.passthrough_form import Form
+from tianji_mw.routing.shuffle import shuffled
 from tianji_mw.upstream import UpstreamRequest
 from tianji_mw.watch import Watch
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
     from tianji_mw.apis.base import JSON
     from tianji_mw.call import Call
-    from tianji_mw.routing.base import Deployment, Deployments, Picker
+    from tianji_mw.routing.base import Deployment
+    from tianji_mw.routing.table import Deployments
     from tianji_mw.upstream import Transport, UpstreamResponse
 
 _PEEK: Final = 64 << 10
@@ -59,13 +61,12 @@ class PassThrough:
     """State of one un-buffered exchange."""
 
     __slots__ = (
-        "_call", "_deployments", "_fault", "_form", "_head", "_more", "_own", "_picker", "_query", "_send", "_uploaded",
+        "_call", "_deployments", "_fault", "_form", "_head", "_more", "_own", "_query", "_send", "_uploaded",
     )  # fmt: skip
 
-    def __init__(self, call: Call, deployments: Deployments, picker: Picker, send: Send) -> None:
+    def __init__(self, call: Call, deployments: Deployments, send: Send) -> None:
         self._call = call
         self._deployments = deployments
-        self._picker = picker
         self._send = send
         #: Headers of the request before the provider's own.
         self._own: list[tuple[str, str]] = []
@@ -87,7 +88,7 @@ class PassThrough:
         if not asked and needs_model:
             text = "The request names no model; in a form with a very large file, 'model' must come before the file."
             raise InvalidRequest(text, param="model", code="missing_required_parameter")
-        deployment = call.deployment = call.deployment or self._pick(asked)
+        deployment = call.deployment = call.deployment or await self._choose(asked)
         if "passthrough" not in deployment.provider.speaks:
             name = deployment.provider.name
             raise InvalidRequest(f"The provider '{name}' does not serve this path.", code="unsupported_endpoint")
@@ -103,13 +104,13 @@ class PassThrough:
         call = self._call
         response: UpstreamResponse | None = None
         try:
-            call.attempt(deployment)
+            attempt = call.attempt(deployment)
             transport = deployment.provider.transport() or call.runtime.transport
             response = await self._open(transport, request)
             if response.status in REFUSED_KEY and (again := await self._renewed(request, deployment)):
                 response.close()
                 response = await self._open(transport, again)
-            call.answered(response.status)
+            call.answered(attempt, response.status)
             await refuse_bad_status(response, deployment)
             async with Watch(call):
                 await self._relay(response)
@@ -198,13 +199,15 @@ class PassThrough:
             self._form.feed(body)
         return body
 
-    def _pick(self, model: str) -> Deployment:
+    async def _choose(self, model: str) -> Deployment:
         """By model; else by `custom_llm_provider`; else the first deployment whose provider takes such paths."""
         identity = self._call.identity
         if model:
             if identity is not None and not identity.allows(model):
                 raise UnknownModel(f"The model '{model[:200]}' does not exist.", param="model")
-            return self._picker.pick(self._deployments.serving(model), self._call)
+            if self._call.chooser is not None:
+                return await self._call.chooser.choose(self._call, model)
+            return shuffled(self._deployments.serving(model), self._call)
         query = self._query
         wanted = (
             query.get("custom_llm_provider")

@@ -57,7 +57,7 @@ class Plan:
 
     def model(self, call: Call) -> str:
         """The provider's name of the model that the call asks for."""
-        return self._model if self._model is not None else self.deployment.upstream_model(call.model)
+        return self._model if self._model is not None else self.deployment.upstream_model(call.group or call.model)
 
     def url(self, call: Call, *, stream: bool) -> str:
         """The address of a request."""

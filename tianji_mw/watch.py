@@ -23,16 +23,21 @@ START_AFTER_S: Final = 0.04
 class Watch:
     """`async with Watch(call):` raises ClientGone inside of the block's awaits when the client disconnects."""
 
-    __slots__ = ("_call", "_channel", "_fired", "_task", "_watcher")
+    __slots__ = ("_call", "_channel", "_fired", "_nested", "_task", "_watcher")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._channel = call.channel
         self._fired = False
+        #: The call is watched already, further out.
+        self._nested = False
         self._task: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
+        if self._call.on_abandoned is not None:
+            self._nested = True
+            return
         self._task = asyncio.current_task(self._call.loop)
         self._call.on_abandoned = self._fire
         if self._channel is not None:
@@ -63,6 +68,8 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._nested:
+            return
         self._call.on_abandoned = None
         if self._channel is not None:
             self._channel.on_gone(None)

@@ -31,7 +31,7 @@ from tianji_mw.gateway import Gateway
 from tianji_mw.identity.middleware import Authentication
 from tianji_mw.providers.openai import OpenAI
 from tianji_mw.redact import Secret
-from tianji_mw.routing.base import Deployments
+from tianji_mw.routing.table import Deployments
 from tianji_mw.testing import started
 from tianji_mw.upstream import UpstreamRequest
 

@@ -18,7 +18,7 @@ from tianji_mw.providers.anthropic import Anthropic
 from tianji_mw.providers.base import Provider
 from tianji_mw.providers.openai import OpenAI
 from tianji_mw.redact import Secret
-from tianji_mw.routing.base import Deployments
+from tianji_mw.routing.table import Deployments
 from tianji_mw.testing import FakeLLM, Reply, drive
 from tianji_mw.upstream import Deadlines
 

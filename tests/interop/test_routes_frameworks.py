@@ -18,7 +18,7 @@ import uvicorn
 from tests.interop.apps import routes_app
 from tests.interop.apps.routes_app import APPS, BARE, CHAT, HITS, INSIDE, PREFIXED, Guard, guarded
 from tianji_mw import Authentication, Gateway
-from tianji_mw.routing.base import Deployments
+from tianji_mw.routing.table import Deployments
 from tianji_mw.testing import drive
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"x"}],"input":"x"}'

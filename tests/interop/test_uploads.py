@@ -13,7 +13,8 @@ import pytest
 from tests.interop.support import MASTER_KEY, UPSTREAM_KEY, Loop, served
 from tianji_mw import Gateway, Secret
 from tianji_mw.providers.openai import OpenAI
-from tianji_mw.routing.base import Deployment, Deployments
+from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.table import Deployments
 from tianji_mw.transport import client
 from tianji_mw.upstream import Deadlines
 

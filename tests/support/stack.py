@@ -18,7 +18,8 @@ from tianji_mw.providers.anthropic import Anthropic
 from tianji_mw.providers.base import Provider
 from tianji_mw.providers.openai import OpenAI
 from tianji_mw.redact import Secret
-from tianji_mw.routing.base import Deployment, Deployments
+from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.table import Deployments
 from tianji_mw.taps import Batch, Head
 from tianji_mw.upstream import Deadlines
 

@@ -23,7 +23,7 @@ from tianji_mw.call import Call
 from tianji_mw.driver import LLMMiddleware
 from tianji_mw.gateway import Gateway
 from tianji_mw.identity.middleware import Authentication
-from tianji_mw.routing.base import Deployments
+from tianji_mw.routing.table import Deployments
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import started
 from tianji_mw.upstream import UpstreamRequest

@@ -53,7 +53,7 @@ def test_one_middleware_loads_only_what_it_needs() -> None:
 
 def test_the_gateway_without_traffic_loads_no_http_client() -> None:
     statement = (
-        "from tianji_mw import Gateway; from tianji_mw.routing.base import Deployments; Gateway(Deployments([]))"
+        "from tianji_mw import Gateway; from tianji_mw.routing.table import Deployments; Gateway(Deployments([]))"
     )
     assert not loaded_by(statement) & VENDORS
 

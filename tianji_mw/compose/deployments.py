@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from tianji_mw.compose.defaults import bad_path, rules_by_api
+from tianji_mw.compose.deployment_routing import deadlines_of, routing_fields
 from tianji_mw.compose.provider import is_built_in, provider_of
 from tianji_mw.errors import ConfigError, SetupError
 from tianji_mw.providers import registry
-from tianji_mw.routing.base import Deployment, Deployments
-from tianji_mw.upstream import Deadlines
+from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.table import Deployments
 
 if TYPE_CHECKING:
     from tianji_mw.config.blocks import Deployment as Entry
@@ -68,7 +69,7 @@ def _deployment(
     found = provider_of(settings, entry, index, env, specs)
     drop = params.drop_params if params.drop_params is not None else settings.settings.drop_params
     rules = rules_by_api(params, found.body, drop)
-    plain, stream = _deadlines(settings, entry)
+    plain, stream = deadlines_of(settings, entry)
     shown = {"model_name": entry.model_name, "index": index, **params.model_dump(mode="json", exclude_none=True)}
     return Deployment(
         id=entry.model_info.id or hashlib.sha256(orjson.dumps(shown, option=orjson.OPT_SORT_KEYS)).hexdigest(),
@@ -77,22 +78,8 @@ def _deployment(
         provider=found.provider,
         deadlines=plain,
         stream_deadlines=stream,
-        weight=params.weight,
-        rpm=params.rpm,
-        tpm=params.tpm,
         rules=rules["chat_completions"],
         rules_of=rules,
         aliases=aliases if "*" in found.model else {},
-    )
-
-
-def _deadlines(settings: Settings, entry: Entry) -> tuple[Deadlines, Deadlines]:
-    """For plain answers and for streams: the deployment's, else the router's, else the general ones."""
-    params, router = entry.params, settings.router_settings
-    plain = params.timeout or router.timeout or settings.settings.request_timeout
-    first = params.stream_timeout or router.stream_timeout or plain
-    between = Deadlines().between_bytes_s or plain
-    return (
-        Deadlines(first_byte_s=plain, between_bytes_s=min(plain, between), total_s=plain),
-        Deadlines(first_byte_s=first, between_bytes_s=min(first, between)),
+        **routing_fields(settings, entry, index, found.model, specs),
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tianji_mw.config.blocks import VirtualKey as KeySettings
     from tianji_mw.config.settings import Settings
+    from tianji_mw.routing.table import Deployments
     from tianji_mw.upstream import TransportOptions
 
 
@@ -53,6 +54,7 @@ def compose(
     else:
         gateway = None
     layers += _cache(settings, environment, options, gateway, problems)
+    layers += _routing(settings, environment, options, gateway, problems)
     if problems:
         raise ConfigErrors(problems)
     layers.sort(key=lambda layer: layer.cls.phase)  # type: ignore[attr-defined]
@@ -103,6 +105,28 @@ def _gateway(
         return None
     usage = settings.general_settings.always_include_stream_usage
     return Gateway(table, always_include_usage=usage, upstream=upstream, **options)
+
+
+def _routing(
+    settings: Settings,
+    env: Mapping[str, str],
+    options: dict[str, Any],
+    gateway: ASGIApp | None,
+    problems: list[ConfigError],
+) -> list[Middleware]:
+    """In front of the gateway; in front of an app of one's own where the config has deployments to choose from."""
+    from tianji_mw.compose.deployments import deployments_of
+    from tianji_mw.compose.routing import routing_of
+    from tianji_mw.routing.middleware import Routing
+
+    if isinstance(gateway, Gateway):
+        table: Deployments | None = gateway.deployments
+    elif settings.model_list:
+        table = deployments_of(settings, env, problems)
+    else:
+        return []
+    given = routing_of(settings, env, problems)
+    return [Middleware(Routing, deployments=table, **given, **options)] if given is not None and table else []
 
 
 def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middleware]:

@@ -10,13 +10,12 @@ from tianji_mw.config.blocks import (
     DefaultParams,
     Deployment,
     GuardrailSettings,
-    ModelAlias,
     ModelInfo,
     Params,
-    RouterSettings,
     VirtualKey,
 )
 from tianji_mw.config.loader import from_dict, load, loads
+from tianji_mw.config.routing_keys import ModelAlias, RouterSettings
 from tianji_mw.config.settings import BehaviourSettings, GeneralSettings, Notice, Settings
 from tianji_mw.config.values import reveal
 

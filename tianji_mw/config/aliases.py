@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from tianji_mw.config import known
 from tianji_mw.config.nodes import Node, kind, plain
 from tianji_mw.errors import ConfigError
 
@@ -25,7 +26,12 @@ ALIASES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "tianji_credential_name": "credential_name",
             "region": "region_name",
         },
-        "router_settings": {"default_litellm_params": "default_params", "default_tianji_params": "default_params"},
+        "router_settings": {
+            "default_litellm_params": "default_params",
+            "default_tianji_params": "default_params",
+            "max_retries": "num_retries",
+        },
+        "budgets": {"budget_limit": "max_budget", "time_period": "budget_duration"},
         "general_settings": {
             "tianji_key_header_name": "litellm_key_header_name",
             "tianji_jwtauth": "litellm_jwtauth",
@@ -56,8 +62,7 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
     _gather(root, errors)
     for block in ("router_settings", "general_settings"):
         _rename(root.child(block), block, errors)
-    router = root.child("router_settings")
-    _rename(router.child("default_params") if router else None, "params", errors)
+    _router(root, errors)
     for block in ("model_list", "guardrails", "virtual_keys", "credential_list"):
         entries = root.child(block)
         for entry in entries.items if entries else ():
@@ -73,6 +78,34 @@ def canonical(root: Node, errors: list[ConfigError]) -> None:
             elif block == "credential_list":
                 _rename(entry.child("credential_values"), "params", errors)
     _detect_prompt_injection(root)
+
+
+def _router(root: Node, errors: list[ConfigError]) -> None:
+    """What stands in the blocks of `router_settings`, and of the keys that `litellm_settings` may have in its place."""
+    for parent in (root.child("router_settings"), root.child("settings")):
+        for key in ("provider_budget_config", "tag_budget_config"):
+            budgets = parent.child(key) if parent else None
+            for budget in budgets.fields.values() if budgets else ():
+                _rename(budget, "budgets", errors)
+    router = root.child("router_settings")
+    if router is None:
+        return
+    _rename(router.child("default_params"), "params", errors)
+    _redis(router, errors)
+
+
+def _redis(router: Node, errors: list[ConfigError]) -> None:
+    """`redis_*` and `cache_kwargs` become fields of `redis`; each keeps its own place."""
+    kwargs = router.fields.pop("cache_kwargs", None)
+    if kwargs is not None and kwargs.value is not None and not isinstance(kwargs.value, dict):
+        _put(router, "redis", kwargs, errors)  # its wrong type is reported there
+    found = {name: router.fields.pop(name) for name in sorted(known.REDIS_KEYS) if name in router.fields}
+    for name, node in [*found.items(), *(kwargs.fields.items() if kwargs else ())]:
+        redis = router.child("redis")
+        if redis is None or redis.value is None:
+            redis = router.fields["redis"] = Node({}, node.file, node.line, f"{router.key}.redis")
+        if isinstance(redis.value, dict):
+            _put(redis, name.removeprefix("redis_"), node, errors)
 
 
 def _gather(root: Node, errors: list[ConfigError]) -> None:

@@ -1,4 +1,4 @@
-"""The typed blocks of the configuration: deployments, router, guardrails, virtual keys.
+"""The typed blocks of the configuration: deployments, guardrails, virtual keys. The router's: `routing_keys.py`.
 
 Each block validates alone and can be built in code. Spelling, references and unknown keys are the loader's work.
 """
@@ -12,16 +12,20 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from tianji_mw.config.routing_values import FailsPolicy, Names, Patterns, Period, as_list
 from tianji_mw.config.values import (
     Amount,
+    Count,
     Credential,
     FreeForm,
     Headers,
+    Integer,
     JsonForm,
     Name,
     Seconds,
     Switch,
     Url,
+    Whole,
     wrong,
 )
 
@@ -66,6 +70,23 @@ class DefaultParams(Block):
     weight: Amount | None = None
     rpm: Amount | None = None
     tpm: Amount | None = None
+    max_parallel_requests: Count | None = None
+    #: Those with the lowest number are used first.
+    order: Integer | None = None
+    num_retries: Whole | None = None
+    #: The same; `num_retries` goes before.
+    max_retries: Whole | None = None
+    #: Seconds out of use after a failure; 0: never.
+    cooldown_time: Amount | None = None
+    tags: Names = ()
+    #: For `User-Agent: ...`.
+    tag_regex: Patterns = ()
+    #: US dollars in `budget_duration`.
+    max_budget: Amount | None = None
+    budget_duration: Period | None = None
+    region_name: Name | None = None
+    #: Model groups that get a copy of the calls.
+    silent_model: Names = ()
     input_cost_per_token: Amount | None = None
     output_cost_per_token: Amount | None = None
     timeout: Seconds | None = None
@@ -95,6 +116,19 @@ class ModelInfo(Block):
     id: Annotated[Name, BeforeValidator(_text_of_number)] | None = None
     mode: Name | None = None
     base_model: Name | None = None
+    #: Only calls of this team may use it.
+    team_id: Annotated[Name, BeforeValidator(_text_of_number)] | None = None
+    #: Of a prompt; without the first, the second counts.
+    max_input_tokens: Count | None = None
+    max_tokens: Count | None = None
+    rpm: Amount | None = None
+    tpm: Amount | None = None
+    cooldown_time: Amount | None = None
+    allowed_fails: Whole | None = None
+    allowed_fails_policy: FailsPolicy = Field(default_factory=dict)
+    health_check_model: Name | None = None
+    health_check_timeout: Seconds | None = None
+    disable_background_health_check: Switch = False
     #: US dollars.
     input_cost_per_token: Amount | None = None
     output_cost_per_token: Amount | None = None
@@ -106,6 +140,10 @@ class Deployment(Placed):
     model_name: Name
     params: Params
     model_info: ModelInfo = ModelInfo()
+    #: Here or in `params`.
+    rpm: Amount | None = None
+    tpm: Amount | None = None
+    tags: Names = ()
 
 
 class CredentialSettings(Block):
@@ -114,33 +152,6 @@ class CredentialSettings(Block):
     credential_name: Name
     credential_values: FreeForm = Field(default_factory=dict)
     credential_info: FreeForm = Field(default_factory=dict)
-
-
-class ModelAlias(Block):
-    """Another public name for a model group; hidden ones are not listed."""
-
-    model: Name
-    hidden: Switch = False
-
-
-def _alias(value: Any) -> Any:
-    return {"model": value} if isinstance(value, str) else value
-
-
-class RouterSettings(Block):
-    """How calls are spread over deployments."""
-
-    routing_strategy: Literal["simple-shuffle"] = "simple-shuffle"
-    timeout: Seconds | None = None
-    stream_timeout: Seconds | None = None
-    #: Model groups that share answers: lists of names.
-    caching_groups: tuple[tuple[Name, ...], ...] = ()
-    model_group_alias: dict[str, Annotated[ModelAlias, BeforeValidator(_alias)]] = Field(default_factory=dict)
-    default_params: DefaultParams = DefaultParams()
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _lower(value: Any) -> Any:
@@ -153,7 +164,7 @@ GuardrailMode = Literal[
 ]  # fmt: skip
 
 
-GuardrailModes = Annotated[tuple[Annotated[GuardrailMode, BeforeValidator(_lower)], ...], BeforeValidator(_as_list)]
+GuardrailModes = Annotated[tuple[Annotated[GuardrailMode, BeforeValidator(_lower)], ...], BeforeValidator(as_list)]
 
 
 class GuardrailSettings(Placed):

@@ -10,6 +10,7 @@ from typing import Final
 
 from tianji_mw.config import known
 from tianji_mw.config.nodes import Node, kind
+from tianji_mw.config.routing_checks import check_deployment
 from tianji_mw.config.settings import Notice
 from tianji_mw.config.sift import TYPED_PARAMS, nearest, nearest_param, notice
 from tianji_mw.config.values import as_switch, is_secret_name, secret_of
@@ -33,6 +34,7 @@ def complete(root: Node, errors: list[ConfigError], notices: list[Notice]) -> No
         _add_credential(params, credentials, errors)
         for name, node in (defaults.fields if defaults else {}).items():
             params.fields.setdefault(name, node)
+        check_deployment(entry, params, errors, notices)
         _sort(params, errors)
         _check_mode(entry, notices)
     if defaults is not None:

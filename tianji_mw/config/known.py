@@ -39,10 +39,9 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             policy_attachments pass_through_endpoints discord_webhook_url
             ratelimit_alert_threshold agent_list model_group_settings worker_registry
         """),
-        "model_list": _names("tags access_control"),
+        "model_list": _names("access_control"),
         "params": _names(f"""
-            order max_parallel_requests num_retries max_retries cooldown_time tags tag_regex max_budget
-            budget_duration region_name silent_model mirror_percent use_in_pass_through use_litellm_proxy
+            mirror_percent use_in_pass_through use_litellm_proxy
             model_info merge_reasoning_content_in_choices max_file_size_mb strict_params
             allow_fail_open prompt_id prompt_variables cache fallbacks context_window_fallbacks
             configurable_clientside_auth_params cache_control_injection_points litellm_trace_id no-log
@@ -50,22 +49,20 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             auto_router_embedding_model mock_testing_fallbacks rpd tpd {_COSTS}
         """),
         "model_info": _names(f"""
-            max_tokens max_input_tokens max_output_tokens access_groups team_id team_public_model_name allowed_fails
-            allowed_fails_policy cooldown_time health_check_model health_check_timeout health_check_voice
-            disable_background_health_check supports_vision supports_function_calling supports_tool_choice
+            max_output_tokens access_groups team_public_model_name health_check_voice
+            supports_vision supports_function_calling supports_tool_choice
             supports_parallel_function_calling supports_response_schema supports_system_messages
             supports_prompt_caching supports_reasoning supports_audio_input supports_audio_output supports_pdf_input
             supports_web_search supports_url_context supports_computer_use supports_assistant_prefill
             supports_embedding_image_input supported_openai_params litellm_provider tier description version
-            db_model created_at updated_at created_by updated_by direct_access blocked tpm rpm {_COSTS}
+            db_model created_at updated_at created_by updated_by direct_access blocked {_COSTS}
         """),
         "settings": _names("""
-            modify_params num_retries allowed_fails fallbacks context_window_fallbacks content_policy_fallbacks
-            default_fallbacks service_callback service_callbacks audit_log_callbacks batch_line_item_callbacks
+            modify_params service_callback service_callbacks audit_log_callbacks batch_line_item_callbacks
             s3_audit_callback_params generic_api_use_v1 cold_storage_custom_logger disable_streaming_logging
             max_budget budget_duration max_internal_user_budget internal_user_budget_duration
             default_internal_user_params default_team_params upperbound_key_generate_params
-            default_key_generate_params key_generation_settings tag_budget_config cost_discount_config
+            default_key_generate_params key_generation_settings cost_discount_config
             cost_margin_config force_ipv4 enable_json_schema_validation budget_exceeded_status_code guardrails
             ssl_certificate ssl_security_level default_max_internal_user_budget max_end_user_budget
             max_ui_session_budget langfuse_default_tags
@@ -74,34 +71,24 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             store_audit_logs disable_token_counter disable_copilot_system_to_assistant
             disable_add_prefix_to_prompt
             disable_hf_tokenizer_download enable_loadbalancing_on_batch_endpoints public_model_groups
-            public_model_groups_links drop_params_list suppress_debug_info telemetry cooldown_time
+            public_model_groups_links drop_params_list suppress_debug_info telemetry
             include_cost_in_streaming_usage global_prompt_directory
             disable_end_user_cost_tracking
-            model_group_alias credential_list custom_provider_map user_url_validation stream_timeout
+            credential_list custom_provider_map user_url_validation
             secret_manager prompt_management default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
         """),
         "router_settings": _names("""
-            routing_strategy_args routing_groups num_retries max_retries max_fallbacks retry_after retry_policy
-            model_group_retry_policy allowed_fails allowed_fails_policy cooldown_time disable_cooldowns fallbacks
-            context_window_fallbacks content_policy_fallbacks default_fallbacks enable_pre_call_checks
-            optional_pre_call_checks deployment_affinity_ttl_seconds model_group_affinity_config
-            session_affinity_repin_on_failover enable_tag_filtering tag_filtering_match_any tag_routing_prefix
-            provider_budget_config enable_weighted_failover enable_mid_stream_fallback_continuation
-            enable_health_check_routing health_check_staleness_threshold health_check_ignore_transient_errors
-            default_max_parallel_requests default_priority polling_interval redis_host redis_port
-            redis_password redis_db redis_url cache_kwargs cache_responses client_ttl ignore_invalid_deployments
-            fallback_on_unsupported_params set_verbose debug_level alerting_config assistants_config
-            total_timeout connect_timeout ttft_timeout inter_chunk_timeout hedge search_tools guardrail_list
+            routing_groups tag_routing_prefix default_priority polling_interval cache_responses client_ttl
+            ignore_invalid_deployments fallback_on_unsupported_params set_verbose debug_level alerting_config
+            assistants_config search_tools guardrail_list
         """),
         "general_settings": _names("""
             database_url database_connection_pool_limit database_connection_timeout store_model_in_db
             custom_auth
             custom_key_generate custom_sso enable_jwt_auth litellm_jwtauth user_api_key_cache_ttl
-            allow_requests_on_db_unavailable enforce_user_param reject_clientside_metadata_tags allowed_routes
+            allow_requests_on_db_unavailable enforce_user_param allowed_routes
             public_routes admin_only_routes allowed_ips use_x_forwarded_for max_parallel_requests
-            global_max_parallel_requests infer_model_from_keys background_health_checks health_check_interval
-            health_check_details health_check_concurrency use_shared_health_check enable_health_check_routing
-            health_check_staleness_threshold health_check_ignore_transient_errors disable_spend_logs
+            global_max_parallel_requests infer_model_from_keys use_shared_health_check disable_spend_logs
             disable_spend_updates disable_error_logs store_prompts_in_spend_logs maximum_spend_logs_retention_period
             maximum_spend_logs_retention_interval proxy_batch_write_at proxy_budget_rescheduler_min_time
             proxy_budget_rescheduler_max_time use_redis_transaction_buffer
@@ -136,11 +123,11 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 #: closed, so their notice says so.
 RESTRICTIONS: Final = _names("""
     custom_auth enable_jwt_auth enable_oauth2_auth enable_oauth2_proxy_auth enforce_user_param allowed_routes
-    admin_only_routes allowed_ips reject_clientside_metadata_tags max_parallel_requests global_max_parallel_requests
+    admin_only_routes allowed_ips max_parallel_requests global_max_parallel_requests
     access_control access_groups max_budget soft_budget budget_limits budget_id
     max_internal_user_budget max_end_user_budget
-    default_max_internal_user_budget upperbound_key_generate_params tag_budget_config provider_budget_config
-    team_id duration tpm_limit rpm_limit tpd_limit model_max_budget model_rpm_limit model_tpm_limit policies
+    default_max_internal_user_budget upperbound_key_generate_params
+    duration tpm_limit rpm_limit tpd_limit model_max_budget model_rpm_limit model_tpm_limit policies
     policy_attachments enforced_params permissions object_permission blocked key_type
     access_group_ids end_user_budget_id
     role_permissions
@@ -185,13 +172,44 @@ PROVIDER_PARAMS: Final = _names("""
     provider transforms models route plugins
 """)
 
-#: Values of `routing_strategy` that mean our `simple-shuffle`, and those that are known and not implemented.
-SHUFFLE: Final = _names("simple-shuffle shuffle weighted")
-STRATEGIES: Final = _names("""
-    least-busy usage-based-routing usage-based-routing-v2 latency-based-routing cost-based-routing lowest-latency
-    lowest-cost usage-based lowest-tpm-rpm priority provider-budget-routing complexity-router quality-router
-    adaptive-router auto-router p2c-ewma
+#: Keys of `router_settings` that LiteLLM also reads in `litellm_settings`, and in `general_settings`; the loader puts
+#: them into the first.
+SHARED_ROUTER_KEYS: Final = _names("""
+    num_retries allowed_fails cooldown_time fallbacks context_window_fallbacks content_policy_fallbacks
+    default_fallbacks stream_timeout model_group_alias tag_budget_config
 """)
+HEALTH_ROUTER_KEYS: Final = _names("""
+    enable_health_check_routing health_check_staleness_threshold health_check_ignore_transient_errors
+""")
+#: Keys of `router_settings` that say where the shared state is; without the prefix they are our fields.
+REDIS_KEYS: Final = _names("""
+    redis_url redis_host redis_port redis_username redis_password redis_db redis_ssl redis_startup_nodes
+    redis_sentinel_nodes redis_sentinel_username redis_sentinel_password redis_service_name
+""")
+#: Values of `optional_pre_call_checks` that are known and not implemented.
+CHECKS_LATER: Final = _names("encrypted_content_affinity forward_client_headers_by_model_group")
+
+#: Values of `routing_strategy` -> the file in `tianji_mw/routing/`; and those that are known and not implemented.
+STRATEGIES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "adaptive": "adaptive",
+        "p2c-ewma": "adaptive",
+        "simple-shuffle": "shuffle",
+        "shuffle": "shuffle",
+        "weighted": "shuffle",
+        "provider-budget-routing": "shuffle",  # budgets hold with every strategy
+        "least-busy": "least_busy",
+        "latency-based-routing": "latency",
+        "lowest-latency": "latency",
+        "cost-based-routing": "cost",
+        "lowest-cost": "cost",
+        "usage-based-routing": "usage",
+        "usage-based-routing-v2": "usage",
+        "usage-based": "usage",
+        "lowest-tpm-rpm": "usage",
+    }
+)
+STRATEGIES_LATER: Final = _names("priority complexity-router quality-router adaptive-router auto-router")
 #: Values of `model_info.mode`.
 MODES: Final = _names("""
     chat completion embedding image_generation image_edit audio_speech audio_transcription rerank moderation responses

@@ -24,8 +24,9 @@ from tianji_mw.config.managed import Managers, Resolving
 from tianji_mw.config.nodes import Loc, Node, Place, from_value, plain
 from tianji_mw.config.overrides import override
 from tianji_mw.config.references import References
+from tianji_mw.config.routing_checks import check_routing, move_routing
 from tianji_mw.config.settings import Notice, Settings
-from tianji_mw.config.sift import nearest, notice, sift
+from tianji_mw.config.sift import notice, sift
 from tianji_mw.config.values import as_switch
 from tianji_mw.errors import ConfigError, ConfigErrors
 
@@ -103,11 +104,12 @@ def _settings(
     notices: list[Notice] = []
     env = os.environ if env is None else env
     override(root, env)
+    move_routing(root, notices)
     sift(root, notices)
     managers = Managers(env, errors, resolving)
     _resolve(root, References(env, errors, managers), managers, notices)
     _drop_nulls(root)
-    _check_strategy(root, errors, notices)
+    check_routing(root, errors, notices)
     _leave_out_callbacks(root, notices)
     tell_cache(root, notices)
     complete(root, errors, notices)
@@ -174,25 +176,10 @@ def _leave_out_callbacks(root: Node, notices: list[Notice]) -> None:
             continue
         if isinstance(node.value, str):
             node.value = [Node(node.value, node.file, node.line, node.key)]
-        later = [one for one in node.items if one.value in known.CALLBACKS_LATER]
+        later = [one for one in node.items if isinstance(one.value, str) and one.value in known.CALLBACKS_LATER]
         notices += [notice("not_implemented", one, str(one.value)) for one in later]
         if isinstance(node.value, list):
-            node.value = [one for one in node.items if one.value not in known.CALLBACKS_LATER]
-
-
-def _check_strategy(root: Node, errors: list[ConfigError], notices: list[Notice]) -> None:
-    router = root.child("router_settings")
-    node = router.child("routing_strategy") if router else None
-    if node is None or not isinstance(node.value, str):
-        return
-    name = node.value.strip().lower()
-    if name in known.STRATEGIES:
-        notices.append(notice("not_implemented", node, f"{name}: simple-shuffle is used"))
-    elif name not in known.SHUFFLE:
-        meant = nearest(name, known.SHUFFLE | known.STRATEGIES)
-        hint = f"did you mean {meant!r}?" if meant else "simple-shuffle is implemented"
-        errors.append(node.error("no such routing strategy", hint=hint))
-    node.value = "simple-shuffle"
+            node.value = [one for one in node.items if one not in later]
 
 
 def _validate(root: Node, ghosts: Mapping[Loc, Node], errors: list[ConfigError]) -> Settings | None:

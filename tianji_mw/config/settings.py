@@ -16,12 +16,12 @@ from tianji_mw.config.blocks import (
     CredentialSettings,
     Deployment,
     GuardrailSettings,
-    RouterSettings,
     VirtualKey,
 )
 from tianji_mw.config.cache_keys import CacheKeys
 from tianji_mw.config.callback_keys import AlertKeys, CallbackKeys
 from tianji_mw.config.nodes import Loc, Place
+from tianji_mw.config.routing_keys import HealthKeys, RouterSettings
 from tianji_mw.config.values import Amount, Count, Credential, FreeForms, Megabytes, Name, Seconds, Switch, as_switch
 from tianji_mw.errors import ConfigError
 from tianji_mw.redact import Secret
@@ -87,8 +87,8 @@ class BehaviourSettings(CacheKeys, CallbackKeys):
         }
 
 
-class GeneralSettings(AlertKeys):
-    """`general_settings`: access, limits of one process, drain, extra providers."""
+class GeneralSettings(AlertKeys, HealthKeys):
+    """`general_settings`: access, limits of one process, drain, extra providers, health checks."""
 
     master_key: Credential | None = None
     litellm_key_header_name: Name | None = None

@@ -13,6 +13,7 @@ from typing import Final
 from tianji_mw.config import blocks, known
 from tianji_mw.config.aliases import ALIASES
 from tianji_mw.config.nodes import Node
+from tianji_mw.config.routing_keys import RouterSettings
 from tianji_mw.config.settings import BehaviourSettings, GeneralSettings, Notice, NoticeLevel, Settings
 
 _NOT_KEYS: Final = frozenset({"file", "line"})
@@ -29,9 +30,12 @@ IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "model_list": frozenset(blocks.Deployment.model_fields) - _NOT_KEYS,
         "params": TYPED_PARAMS | known.OPENAI_PARAMS | known.PROVIDER_PARAMS,
         "model_info": frozenset(blocks.ModelInfo.model_fields),
-        "settings": frozenset(BehaviourSettings.model_fields),
-        "router_settings": frozenset(blocks.RouterSettings.model_fields),
-        "general_settings": frozenset(GeneralSettings.model_fields) | known.MANAGER_GENERAL_KEYS,
+        # Some of them are the router's by now, and stand here for what was meant by a wrong one.
+        "settings": frozenset(BehaviourSettings.model_fields) | known.SHARED_ROUTER_KEYS,
+        "router_settings": frozenset(RouterSettings.model_fields) | known.REDIS_KEYS | {"cache_kwargs"},
+        "general_settings": frozenset(GeneralSettings.model_fields)
+        | known.MANAGER_GENERAL_KEYS
+        | known.HEALTH_ROUTER_KEYS,
         "credential_list": frozenset(blocks.CredentialSettings.model_fields),
         "guardrails": frozenset({"guardrail_name", "params"}),
         "virtual_keys": frozenset(blocks.VirtualKey.model_fields) - _NOT_KEYS,

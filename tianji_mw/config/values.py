@@ -178,7 +178,9 @@ Amount: TypeAlias = Annotated[float, BeforeValidator(_no_switch), Field(ge=0, al
 Megabytes: TypeAlias = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, le=1 << 20, allow_inf_nan=False)]
 #: A time in seconds above 0.
 Seconds: TypeAlias = Annotated[float, BeforeValidator(_no_switch), Field(gt=0, allow_inf_nan=False)]
-#: A whole number from 1.
+#: Any whole number, one from 0, one from 1.
+Integer: TypeAlias = Annotated[int, BeforeValidator(_no_switch)]
+Whole: TypeAlias = Annotated[int, BeforeValidator(_no_switch), Field(ge=0)]
 Count: TypeAlias = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
 #: HTTP header fields; a value that is a credential or came from a reference is a `Secret`.
 Headers: TypeAlias = Annotated[

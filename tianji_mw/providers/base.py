@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHOWN: Final = (
     "x-ratelimit-", "anthropic-ratelimit-", "x-request-id", "request-id", "openai-processing-ms", "apim-request-id",
 )  # fmt: skip
-_RETRY: Final = frozenset({"retry-after", "retry-after-ms", "x-should-retry"})
+_RETRY: Final = frozenset({"retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-should-retry"})
 
 
 class Decoder(Protocol):

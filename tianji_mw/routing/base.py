@@ -1,26 +1,25 @@
-"""Deployments, and how one is chosen: the table of public model names, and the `Picker` protocol.
+"""Deployments, and the `Picker` that chooses one of several: the protocol of routing strategies.
 
-A *model group* is a public `model_name`; a *deployment* is one entry of the config's `model_list`. This file resolves
-names; it sends nothing and knows no strategy.
+A *model group* is a public `model_name`; a *deployment* is one entry of the config's `model_list`. Which deployments
+serve a name stands in `table.py`, which of them may be used now in `selector.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tianji_mw.errors import UnknownModel
 from tianji_mw.params import ParamRules
+from tianji_mw.plugins import PluginSettings
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call
+    from tianji_mw.facts import Attempt
     from tianji_mw.providers.base import Provider
+    from tianji_mw.runtime import Runtime
     from tianji_mw.upstream import Deadlines
-
-#: No public name is longer; matching patterns against anything a client may send would cost too much.
-_MAX_NAME: Final = 512
 
 
 @dataclass(slots=True, frozen=True, kw_only=True, eq=False)
@@ -36,15 +35,50 @@ class Deployment:
     deadlines: Deadlines
     #: Deadlines of streams, where the config gives others.
     stream_deadlines: Deadlines | None = None
-    weight: float | None = None
-    rpm: float | None = None
-    tpm: float | None = None
     #: What happens to the fields of a request.
     rules: ParamRules = field(default_factory=ParamRules)
     #: The same by API name, where it differs.
     rules_of: Mapping[str, ParamRules] = field(default_factory=dict)
     #: Other public names, and what they stand for; needed only where `model` holds `*`.
     aliases: Mapping[str, str] = field(default_factory=dict)
+
+    # --- routing
+
+    weight: float | None = None
+    #: Requests and tokens a minute, and requests at the same time.
+    rpm: float | None = None
+    tpm: float | None = None
+    max_parallel: int | None = None
+    #: Those with the lowest number are used first.
+    order: int | None = None
+    tags: frozenset[str] = frozenset()
+    #: Patterns for `User-Agent: ...`; a match counts like a tag.
+    tag_regex: tuple[str, ...] = ()
+    #: Only calls of this team may use it; empty: everybody.
+    team: str = ""
+    region: str = ""
+    #: US dollars per token; None: not known.
+    input_cost: float | None = None
+    output_cost: float | None = None
+    #: Tokens of a prompt that fit in; None: not known.
+    max_input_tokens: int | None = None
+    num_retries: int | None = None
+    #: Seconds out of use after it failed; 0: it is never taken out.
+    cooldown_s: float | None = None
+    allowed_fails: int | None = None
+    #: The same by kind of error (`failure.Kind`).
+    allowed_fails_policy: Mapping[str, int] = field(default_factory=dict)
+    #: US dollars that may be spent on it in `budget_s` seconds.
+    max_budget: float | None = None
+    budget_s: float | None = None
+    #: Model groups that get a copy of its calls, whose answers nobody waits for.
+    mirrors: tuple[str, ...] = ()
+    #: What it is, as `model_info.mode` says: chat, embedding, ...
+    mode: str = ""
+    #: Whether background health checks leave it out; the model and the seconds that they use.
+    unchecked: bool = False
+    health_model: str = ""
+    health_timeout_s: float | None = None
 
     def upstream_model(self, asked: str) -> str:
         """The name to send: with wildcards, what the public pattern's `*` matched takes the place of ours."""
@@ -56,60 +90,53 @@ class Deployment:
         return re.sub(r"\*", lambda _: parts.pop(0) if parts else "", self.model)
 
 
-class Picker(Protocol):
-    """Chooses one of several deployments."""
+class Candidates(tuple[Deployment, ...]):
+    """The deployments to choose from, at least one; the same object again while nothing has changed.
 
-    def pick(self, deployments: Sequence[Deployment], call: Call) -> Deployment: ...
-
-
-class Deployments:
-    """An immutable table: which deployments serve a model name.
-
-    >>> table = Deployments([])
-    >>> table.serving("gpt-4o")
-    Traceback (most recent call last):
-    tianji_mw.errors.UnknownModel: The model 'gpt-4o' does not exist.
+    >>> Candidates([]).memo
+    {}
     """
 
-    __slots__ = ("_alias", "_by_id", "_exact", "_hidden", "_patterns", "all")
+    #: What pickers have computed of exactly these deployments, each under a key of its own.
+    memo: dict[object, Any]
 
-    def __init__(
-        self, deployments: Sequence[Deployment], aliases: Mapping[str, str] | None = None, hidden: Sequence[str] = ()
-    ) -> None:
-        self.all = tuple(deployments)
-        self._alias = dict(aliases or {})
-        self._hidden = frozenset(hidden)
-        self._exact: dict[str, tuple[Deployment, ...]] = {}
-        wild: dict[str, tuple[Deployment, ...]] = {}
-        for deployment in self.all:
-            table = wild if "*" in deployment.model_name else self._exact
-            table[deployment.model_name] = (*table.get(deployment.model_name, ()), deployment)
-        # The most specific pattern wins: the one with the most letters that are not `*`.
-        ordered = sorted(wild, key=lambda name: (-len(name.replace("*", "")), name))
-        self._patterns = [(pattern(name), wild[name]) for name in ordered]
-        # An id says nothing of what a `*` should become.
-        self._by_id = {deployment.id: (deployment,) for deployment in self.all if "*" not in deployment.model}
+    def __new__(cls, deployments: Iterable[Deployment]) -> Candidates:
+        made = super().__new__(cls, deployments)
+        made.memo = {}
+        return made
 
-    def serving(self, model: str) -> tuple[Deployment, ...]:
-        """The deployments for a public name, an alias, a wildcard or a deployment id. Raises UnknownModel."""
-        name = self._alias.get(model, model)
-        found = self._exact.get(name)
-        if found is not None:
-            return found
-        if name in self._by_id:
-            return self._by_id[name]
-        if not model:
-            raise UnknownModel("The request names no model.", param="model")
-        for compiled, deployments in self._patterns:
-            if len(name) <= _MAX_NAME and compiled.fullmatch(name):
-                return deployments
-        raise UnknownModel(f"The model '{model[:200]}' does not exist.", param="model")
 
-    def names(self) -> list[str]:
-        """Public names for `/v1/models`: without hidden aliases and the catch-all pattern."""
-        shown = [name for name in (*self._exact, *self._alias) if name not in self._hidden]
-        shown += [group[0].model_name for _, group in self._patterns if group[0].model_name != "*"]
-        return list(dict.fromkeys(shown))
+class Picker(PluginSettings):
+    """A routing strategy: one file in `tianji_mw/routing/`, whose fields are `routing_strategy_args`.
+
+    It only chooses; who may be chosen is decided before (cooldowns, limits, tags), and what fails is tried again after.
+    Its state belongs to one event loop and needs no lock.
+    """
+
+    #: LiteLLM's and other names of it in `routing_strategy`.
+    names: ClassVar[tuple[str, ...]] = ()
+    #: Whether `rpm` and `tpm` of deployments are limits with it; without, they are weights unless the config asks.
+    limits: ClassVar[bool] = False
+
+    def pick(self, deployments: Candidates, call: Call) -> Deployment:
+        """One of them. Called for every attempt; waits for nothing."""
+        raise NotImplementedError
+
+    def open(self, runtime: Runtime) -> None:
+        """Before the first call: clock and randomness are the runtime's."""
+
+    def sent(self, attempt: Attempt, call: Call) -> None:
+        """An attempt begins at `attempt.deployment`."""
+
+    def observe(self, attempt: Attempt, call: Call) -> None:
+        """It has ended: `attempt` says when, and how. Exactly once for each `sent`."""
+
+    def elsewhere(self, deployment: Deployment, inflight: int) -> None:
+        """So many calls run there that other processes have sent; told when it changes."""
+
+    def report(self, deployment: Deployment) -> Mapping[str, Any]:
+        """What it knows of the deployment, for people: names with their unit, and figures."""
+        return {}
 
 
 def pattern(name: str) -> re.Pattern[str]:

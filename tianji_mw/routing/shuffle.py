@@ -8,43 +8,35 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar
 
-from tianji_mw.errors import NoDeployment
-from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.base import Candidates, Deployment, Picker
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call
 
 
-#: Groups of deployments whose sums are kept; there are few, but what a router leaves of them may vary.
-_REMEMBERED: Final = 1_000
-
-
-class Shuffle:
+class Shuffle(Picker):
     """`routing_strategy: simple-shuffle`."""
 
-    __slots__ = ("_sums",)
+    names: ClassVar[tuple[str, ...]] = ("simple-shuffle", "weighted")
 
-    def __init__(self) -> None:
-        self._sums: dict[tuple[Deployment, ...], list[float]] = {}
-
-    def pick(self, deployments: Sequence[Deployment], call: Call) -> Deployment:
-        """One of the deployments. A deployment without the weight that another has is never chosen."""
-        if len(deployments) == 1:
-            return deployments[0]
-        if not deployments:
-            raise NoDeployment(f"No deployment for '{call.model}' is available.")
-        group = tuple(deployments)
-        sums = self._sums.get(group)
-        if sums is None:
-            if len(self._sums) >= _REMEMBERED:
-                self._sums.clear()
-            sums = self._sums[group] = _sums(group)
-        return group[bisect_right(sums, call.runtime.rng.random() * sums[-1])]
+    def pick(self, deployments: Candidates, call: Call) -> Deployment:
+        """A deployment without the weight that another has is never chosen."""
+        return shuffled(deployments, call)
 
 
-def _sums(deployments: Sequence[Deployment]) -> list[float]:
+def shuffled(deployments: Candidates, call: Call) -> Deployment:
+    """The choice itself, for other strategies too."""
+    if len(deployments) == 1:
+        return deployments[0]
+    sums: list[float] | None = deployments.memo.get(Shuffle)
+    if sums is None:
+        sums = deployments.memo[Shuffle] = weight_sums(deployments)
+    return deployments[bisect_right(sums, call.runtime.rng.random() * sums[-1])]
+
+
+def weight_sums(deployments: Sequence[Deployment]) -> list[float]:
     """Running sums of the weights: a random number below the last one falls to the first that is above it."""
     for family in ("weight", "rpm", "tpm"):
         weights = [getattr(deployment, family) or 0.0 for deployment in deployments]

@@ -18,7 +18,8 @@ from tests.interop.apps.guard import NoCodename
 from tests.interop.support import MASTER_KEY, UPSTREAM_KEY
 from tianji_mw import Authentication, Gateway, Guardrails, Secret, Stack
 from tianji_mw.providers.openai import OpenAI
-from tianji_mw.routing.base import Deployment, Deployments
+from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.table import Deployments
 from tianji_mw.upstream import Deadlines
 
 #: How streams of the wrapped app ended.

@@ -84,18 +84,19 @@ def test_guardrails_are_also_read_from_general_settings_and_go_keeps_default_on_
     assert settings.notices == ()
 
 
-@pytest.mark.parametrize("name", ["simple-shuffle", "shuffle", "weighted", "Simple-Shuffle"])
-def test_shuffle_has_aliases(name: str) -> None:
+@pytest.mark.parametrize("name", ["simple-shuffle", "shuffle", "weighted", "Simple-Shuffle", "lowest-latency"])
+def test_strategies_keep_the_name_they_were_given(name: str) -> None:
     settings = from_dict({"router_settings": {"routing_strategy": name}}, env={})
-    assert settings.router_settings.routing_strategy == "simple-shuffle"
+    assert settings.router_settings.routing_strategy == name.lower()
     assert settings.notices == ()
 
 
 def test_other_known_strategies_are_reported_by_name() -> None:
-    settings = loads("router_settings:\n  routing_strategy: least-busy\n", file="f.yaml", env={})
+    settings = loads("router_settings:\n  routing_strategy: quality-router\n", file="f.yaml", env={})
     (notice,) = settings.notices
     assert (notice.level, notice.line, notice.key) == ("not_implemented", 2, "router_settings.routing_strategy")
-    assert "least-busy" in notice.hint
+    assert "quality-router" in notice.hint
+    assert settings.router_settings.routing_strategy is None
 
 
 def test_model_group_alias_in_both_forms() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tianji_mw.errors import NoDeployment, UnknownModel
 from tianji_mw.providers.mock import Mock
-from tianji_mw.routing.base import Deployment, Deployments, pattern
+from tianji_mw.routing.base import Deployment, pattern
+from tianji_mw.routing.table import Deployments
 from tianji_mw.routing.shuffle import Shuffle
 from tianji_mw.upstream import Deadlines
 

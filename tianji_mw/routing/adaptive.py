@@ -1,0 +1,152 @@
+"""Our own strategy: of a few deployments drawn at random, the one where this call will probably end first.
+
+Predicted is time to the first token and time per token of the answer (fast to rise, slow to fall), for the load that
+there is now compared with the load that it was learned under, times what failures cost. It asks nobody: what it knows
+it learned from calls. Explicit weights are the operator's will: then it only shuffles.
+
+After Finagle's peak EWMA, "The Power of Two Choices" (Mitzenmacher 2001) and Prequal (NSDI 2024).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from pydantic import Field, PrivateAttr
+
+from tianji_mw.routing.base import Candidates, Deployment, Picker
+from tianji_mw.routing.demand import demand_of
+from tianji_mw.routing.experience import Experience, Group
+from tianji_mw.routing.lengths import Lengths
+from tianji_mw.routing.shuffle import shuffled
+
+if TYPE_CHECKING:
+    from tianji_mw.call import Call
+    from tianji_mw.facts import Attempt
+
+#: So many are all compared.
+_FEW: Final = 8
+#: Further deployments that are looked at when all those drawn are bad.
+_MORE: Final = 8
+
+
+class Adaptive(Picker):
+    """`routing_strategy: adaptive`."""
+
+    names: ClassVar[tuple[str, ...]] = ("adaptive", "p2c-ewma")
+
+    #: Deployments that are compared for each call.
+    choices: int = Field(4, ge=2, le=32)
+    #: Deployments that are so little slower than the best one drawn count as equal.
+    tolerance: float = Field(0.15, ge=0)
+
+    _state: _State = PrivateAttr(default_factory=lambda: _State())
+
+    def pick(self, deployments: Candidates, call: Call) -> Deployment:
+        """One of them; now and then one that was bad, to see whether it still is."""
+        if len(deployments) == 1:
+            return deployments[0]
+        state = self._state
+        field: _Field | None = deployments.memo.get(state)
+        if field is None:
+            field = deployments.memo[state] = _Field([state.of(deployment) for deployment in deployments])
+        if field.weighted:
+            return shuffled(deployments, call)
+        now, rng = call.runtime.clock(), call.runtime.rng
+        field.group.calls += 1
+        probe = field.group.probe(now, field.places) if field.group.doubtful else None
+        if probe is not None:
+            return probe
+        answer = demand_of(call).output(state.lengths.usual(deployments[0]))
+        drawn = field.draw(rng.random, max(self.choices, _FEW) if len(deployments) <= _FEW else self.choices)
+        typical = field.group.typical(answer)
+        costs = [seen.cost(now, answer, typical) for seen in drawn]
+        least = min(costs)
+        if least > 3.0 * typical and len(drawn) < len(deployments):
+            drawn = [*drawn, *field.draw(rng.random, _MORE)]
+            costs = [seen.cost(now, answer, typical) for seen in drawn]
+            least = min(costs)
+        least *= 1.0 + self.tolerance
+        near = [seen for seen, cost in zip(drawn, costs, strict=True) if cost <= least]
+        return (near[0] if len(near) == 1 else field.one_of(near, rng.random)).deployment
+
+    def sent(self, attempt: Attempt, call: Call) -> None:
+        """One more in flight there."""
+        state = self._state
+        answer = demand_of(call).output(state.lengths.usual(attempt.deployment))
+        state.of(attempt.deployment).begin(attempt, answer, stream=call.stream)
+
+    def observe(self, attempt: Attempt, call: Call) -> None:
+        """Learn from how it went."""
+        state = self._state
+        state.lengths.learn(attempt)
+        state.of(attempt.deployment).end(attempt, stream=call.stream)
+
+    def elsewhere(self, deployment: Deployment, inflight: int) -> None:
+        """Calls of other processes are load like our own."""
+        self._state.of(deployment).elsewhere = inflight
+
+    def report(self, deployment: Deployment) -> Mapping[str, Any]:
+        """What a call there is expected to take, and why."""
+        return self._state.of(deployment).report()
+
+
+class _State:
+    __slots__ = ("_groups", "_seen", "lengths")
+
+    def __init__(self) -> None:
+        self.lengths = Lengths()
+        self._groups: dict[str, Group] = {}
+        self._seen: dict[Deployment, Experience] = {}
+
+    def of(self, deployment: Deployment) -> Experience:
+        seen = self._seen.get(deployment)
+        if seen is None:
+            group = self._groups.get(deployment.model_name)
+            if group is None:
+                group = self._groups[deployment.model_name] = Group()
+            seen = self._seen[deployment] = Experience(deployment, group)
+        return seen
+
+
+class _Field:
+    """What stays the same for exactly these deployments."""
+
+    __slots__ = ("_all", "_sums", "group", "places", "weighted")
+
+    def __init__(self, seen: list[Experience]) -> None:
+        self.weighted = any(one.deployment.weight is not None for one in seen)
+        self.group = seen[0].group
+        self.places = frozenset(one.deployment for one in seen)
+        self._all = seen
+        self._sums = list(accumulate(_capacities([one.deployment for one in seen])))
+
+    def draw(self, random: Callable[[], float], count: int) -> list[Experience]:
+        """All, or so many at random, some perhaps twice: those with much capacity are drawn more often."""
+        everything, sums = self._all, self._sums
+        if len(everything) <= count:
+            return everything
+        total = sums[-1]
+        return [everything[bisect_right(sums, random() * total)] for _ in range(count)]
+
+    def one_of(self, near: list[Experience], random: Callable[[], float]) -> Experience:
+        """One of those that are equally good, again by capacity; what was drawn at random is so already."""
+        everything, sums = self._all, self._sums
+        if len(everything) <= _FEW:
+            for _ in range(_FEW):
+                one = everything[bisect_right(sums, random() * sums[-1])]
+                if one in near:
+                    return one
+        return near[0]
+
+
+def _capacities(deployments: Sequence[Deployment]) -> list[float]:
+    """By `rpm`, else `tpm`, else equal; 1 is the mean. One that says nothing counts as the mean of the others."""
+    for family in ("rpm", "tpm"):
+        given = [value for deployment in deployments if (value := getattr(deployment, family))]
+        if given:
+            mean = sum(given) / len(given)
+            return [(getattr(deployment, family) or mean) / mean for deployment in deployments]
+    return [1.0] * len(deployments)

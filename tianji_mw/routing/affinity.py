@@ -1,0 +1,210 @@
+"""Affinity: the deployment that served a session, a key or a prompt's beginning before serves it again.
+
+LiteLLM's `optional_pre_call_checks`, in this order: the answer that a request continues, its session, the beginning of
+its prompt, its API key. A pinned deployment that may not be used now is passed over. Each caller has pins of its own:
+who knows another's session id moves nothing of theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tianji_mw.routing.base import Candidates, Deployment
+from tianji_mw.routing.beginnings import LEAST_TOKENS, Beginnings, beginnings_of
+from tianji_mw.routing.demand import demand_of
+from tianji_mw.routing.held import Answer
+from tianji_mw.routing.pin_table import PinTable
+from tianji_mw.routing.rules import RoutingRules
+from tianji_mw.runtime import Runtime
+
+if TYPE_CHECKING:
+    from tianji_mw.call import Call
+    from tianji_mw.routing.shared import Shared
+
+#: Seconds for which providers keep a prompt they have read; and for which we know who can continue an answer.
+_PROMPT_S: Final = 300.0
+_ANSWER_S: Final = 86_400.0
+#: A longer session id is remembered by its hash.
+_LONGEST: Final = 256
+#: Beginnings of one prompt that Redis is asked for.
+_ASKED: Final = 16
+_CONVERSATIONS: Final = frozenset({"chat_completions", "messages", "responses"})
+_BY_ID: Final = "affinity by id"
+
+
+class _Place(NamedTuple):
+    """Where pins of a call are looked up."""
+
+    table: PinTable
+    keys: Sequence[str]
+    prompt: Beginnings | None = None
+
+
+class _Places:
+    """`call.note(_Places)`: those of a call, in one group."""
+
+    __slots__ = ("asked", "found", "group")
+
+    def __init__(self) -> None:
+        self.group: str | None = None
+        self.found: list[_Place] = []
+        #: Redis was asked.
+        self.asked = False
+
+
+class Pins:
+    """`inflight`: calls that each deployment serves now; a cached prompt is not worth a long wait."""
+
+    def __init__(
+        self,
+        rules: RoutingRules,
+        runtime: Runtime,
+        shared: Shared | None = None,
+        inflight: Mapping[Deployment, int] | None = None,
+    ) -> None:
+        #: Whether there is anything to do.
+        self.used = any((rules.affinity, *rules.affinity_of.values()))
+        self.inflight: Mapping[Deployment, int] = {} if inflight is None else inflight
+        self._rules = rules
+        self._shared = shared.pins if shared is not None else None
+        self._answers, self._sessions, self._prompts, self._keys = (
+            PinTable(ttl_s, runtime, self._shared)
+            for ttl_s in (_ANSWER_S, rules.affinity_ttl_s, _PROMPT_S, rules.affinity_ttl_s)
+        )
+
+    async def of(self, call: Call, group: str, candidates: Candidates) -> Deployment | None:
+        """The candidate that the call is pinned to; None where it is to none of them."""
+        places = self._places(call, group)
+        if self._shared is not None and not places.asked:
+            places.asked = True
+            missing = self._missing(places.found, candidates)
+            if missing:
+                asked = [key for _, keys in missing for key in keys]
+                found = dict(zip(asked, await self._shared.find(asked), strict=True))
+                for table, keys in missing:
+                    for key in keys:
+                        if (deployment_id := found[key]) is not None:
+                            table.copy(key, deployment_id)
+        for place in places.found:
+            pinned = self._pinned(place, candidates)
+            if pinned is not None:
+                return pinned
+        return None
+
+    def keep(self, call: Call, group: str, deployment: Deployment) -> None:
+        """It has answered the call."""
+        if call.gone:
+            return
+        repin = self._rules.affinity_repin
+        for place in self._places(call, group).found:
+            if place.prompt is None:
+                for key in place.keys if place.table is not self._answers else ():
+                    place.table.keep(key, deployment.id, move=repin)
+                continue
+            if place.keys:
+                place.table.keep(place.keys[0], deployment.id, move=True)  # it has read all of it just now
+            for key in {place.prompt.stable, place.prompt.head}.difference(("", *place.keys[:1])):
+                place.table.keep(key, deployment.id, move=repin)
+        if Answer in call.notes and (answer := call.note(Answer).id):
+            self._answers.keep(_key("a", _tenant(call), group, answer), deployment.id, move=True)
+
+    # --- keys
+
+    def _places(self, call: Call, group: str) -> _Places:
+        places = call.note(_Places)
+        if places.group != group:
+            places.group, places.found, places.asked = group, self._found(call, group), False
+        return places
+
+    def _found(self, call: Call, group: str) -> list[_Place]:
+        checks = self._rules.affinity_of.get(group, self._rules.affinity)
+        identity = call.identity
+        owner = identity.key_hash if identity is not None else ""
+        found: list[_Place] = []
+        if "responses_api_deployment_check" in checks and call.api.name == "responses":
+            call.note(Answer)
+            answer = call.request.get("previous_response_id")
+            if isinstance(answer, str) and answer:
+                found.append(_Place(self._answers, (_key("a", _tenant(call), group, answer),)))
+        if "session_affinity" in checks and (session := session_of(call)):
+            found.append(_Place(self._sessions, (_key("s", owner, group, session),)))
+        if "prompt_caching" in checks and _is_long(call):
+            prompt = beginnings_of(call.request, _key("p", _tenant(call), group, ""))
+            found.append(_Place(self._prompts, prompt.keys, prompt))
+        if "deployment_affinity" in checks and owner:
+            found.append(_Place(self._keys, (_key("k", owner, group, ""),)))
+        return found
+
+    # --- looking them up
+
+    def _missing(self, places: list[_Place], candidates: Candidates) -> list[tuple[PinTable, Sequence[str]]]:
+        """What Redis may know better than memory: all that goes before the first pin that memory has."""
+        missing: list[tuple[PinTable, Sequence[str]]] = []
+        for place in places:
+            if any(True for _ in place.table.known(place.keys)):
+                if self._pinned(place, candidates) is not None:
+                    break
+            elif place.prompt is None:
+                missing.append((place.table, place.keys))
+            else:
+                others = {place.prompt.stable, place.prompt.head}.difference(("", *place.keys[:_ASKED]))
+                missing.append((place.table, [*place.keys[:_ASKED], *others]))
+        return missing
+
+    def _pinned(self, place: _Place, candidates: Candidates) -> Deployment | None:
+        by_id: dict[str, Deployment] | None = candidates.memo.get(_BY_ID)
+        if by_id is None:
+            by_id = candidates.memo[_BY_ID] = {deployment.id: deployment for deployment in candidates}
+        for key, deployment_id in place.table.known(place.keys):
+            deployment = by_id.get(deployment_id)
+            if deployment is None:
+                continue
+            if place.prompt is not None and self._crowded(deployment, candidates, common=key == place.prompt.head):
+                return None
+            return deployment
+        return None
+
+    def _crowded(self, deployment: Deployment, candidates: Candidates, *, common: bool) -> bool:
+        """Whether waiting there costs more than reading the prompt anew elsewhere.
+
+        What many conversations begin with is soon cached everywhere: that is worth no queue at all.
+        """
+        inflight = self.inflight
+        own = inflight.get(deployment, 0)
+        if own <= (1 if common else 4):
+            return False
+        mean = sum(inflight.get(candidate, 0) for candidate in candidates) / len(candidates)
+        return own > mean + 1 if common else own > 2 * mean + 4
+
+
+def _is_long(call: Call) -> bool:
+    """Whether providers would keep its prompt."""
+    return call.api.name in _CONVERSATIONS and demand_of(call).input_tokens >= LEAST_TOKENS
+
+
+def session_of(call: Call) -> str:
+    """The id of the call's session; empty where it names none."""
+    request = call.request
+    metadata, more = request.get("metadata"), request.get("litellm_metadata")
+    for value in (
+        metadata.get("session_id") if isinstance(metadata, dict) else None,
+        request.get("litellm_session_id"),
+        more.get("session_id") if isinstance(more, dict) else None,
+    ):
+        if value and isinstance(value, str | int):
+            return str(value)
+    return call.headers.get("x-litellm-session-id") or call.headers.get("x-tianji-session-id") or ""
+
+
+def _tenant(call: Call) -> str:
+    """Whose prompts and answers are the same: a team's, for its keys work on the same things."""
+    identity = call.identity
+    return (identity.team or identity.key_hash) if identity is not None else ""
+
+
+def _key(kind: str, owner: str, group: str, value: str) -> str:
+    if len(value) > _LONGEST:
+        value = hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return f"{kind}\0{owner}\0{group}\0{value}"

@@ -1,0 +1,276 @@
+"""One call's way to an answer: attempts within a group, then other groups, until the first content has left.
+
+    group -> attempt -> failed? -> retry elsewhere, or after a wait -> next group -> the last error
+
+Nothing is tried again once content was delivered. What failed and why stays in `call.attempts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from tianji_mw.errors import NoDeployment, TianjiError, UpstreamError
+from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.failure import Failure, failure_of
+from tianji_mw.routing.fallbacks import has_any, next_group, targets
+from tianji_mw.routing.headers import of_failure
+from tianji_mw.routing.hedge import Race, Runner
+from tianji_mw.routing.held import Held
+from tianji_mw.routing.retries import has_policy, retries_of, wait_s
+from tianji_mw.routing.router import Router, Trip
+from tianji_mw.taps import send_error
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Send
+
+    from tianji_mw.call import Call
+    from tianji_mw.driver import Inner
+    from tianji_mw.facts import Attempt
+
+#: Errors that leave nothing to wait for: another group is asked at once, where there is one.
+_NO_WAIT: Final = frozenset({"RateLimit"})
+_MOCKED: Final[Mapping[str, tuple[int, str | None]]] = {
+    "mock_testing_fallbacks": (500, None),
+    "mock_testing_context_fallbacks": (400, "context_length_exceeded"),
+    "mock_testing_content_policy_fallbacks": (400, "content_policy_violation"),
+    "mock_testing_rate_limit_error": (429, "rate_limit_exceeded"),
+}
+
+
+class Failover:
+    """State of one call. `again`: whether what an app answered with this status may be asked of it again."""
+
+    __slots__ = (
+        "_again", "_call", "_failed", "_free", "_held", "_inner", "_most", "_retries", "_router", "_send", "_tried",
+    )  # fmt: skip
+
+    def __init__(
+        self, router: Router, call: Call, inner: Inner, send: Send, again: Callable[[Held], bool], *, free: bool
+    ) -> None:
+        #: Whether attempts may run at the same time: the gateway's do not disturb each other.
+        self._free = free
+        self._router, self._call, self._inner, self._send, self._again = router, call, inner, send, again
+        #: Groups, by the names that aliases stand for.
+        self._tried: list[str] = []
+        #: Deployments that failed in the present group.
+        self._failed: set[Deployment] = set()
+        self._retries = 0
+        self._most: int | None = None
+        #: The last attempt's answer, where it is not on its way.
+        self._held: Held | None = None
+
+    async def run(self) -> None:
+        """The whole way. Raises what the inner app raises, and TianjiError where nothing could be sent at all."""
+        call, router = self._call, self._router
+        name = call.model
+        pending: list[str] = []
+        while True:
+            self._tried.append(router.table.group(name))
+            failure = self._mocked() or await self._group(name)
+            if failure is None:
+                return
+            # A target's own list goes before the rest of the list that named it.
+            pending = [*targets(call, router.rules, name, failure), *pending]
+            target = next_group(call, router.rules, router.table, failure, pending, self._tried)
+            if target is None or call.gone or call.closed:
+                break
+            counts = router.counts.fallbacks
+            step = (self._tried[-1], router.table.group(target), failure.kind)
+            counts[step] = counts.get(step, 0) + 1
+            self._failed.clear()
+            name = call.group = target
+        await self._give_up(failure)
+
+    def _mocked(self) -> Failure | None:
+        """The failure that LiteLLM's switches ask for, to try fallbacks out: of the first group, and of no other."""
+        request = self._call.request
+        if len(self._tried) > 1:
+            return None
+        for switch, (status, code) in _MOCKED.items():
+            if request.get(switch) is True:
+                error = UpstreamError(f"This failure was asked for by '{switch}'.", status=status, code=code)
+                return failure_of(error, status, {}, b"", self._call)
+        return None
+
+    # --- a group
+
+    async def _group(self, name: str) -> Failure | None:
+        """Attempts at the deployments of one group; None when one answered."""
+        call, router = self._call, self._router
+        failure: Failure | None = None
+        retry = 0
+        if (budget := router.retry_budget(name)) is not None:
+            budget.called()
+        while True:
+            try:
+                trip = await router.depart(call, name, self._failed)
+            except TianjiError as error:
+                # Nobody is left; what the last attempt said tells more than that.
+                return failure or failure_of(error, error.status, {}, b"", call)
+            after_s = router.hedging.after_s(name) if router.hedging is not None and not retry and self._free else None
+            failure = await self._attempt(trip) if after_s is None else await self._race(trip, name, after_s)
+            if failure is None:
+                if budget is not None:
+                    budget.succeeded()
+                return None
+            if not await self._may_retry(name, trip.attempt.deployment, failure, retry):
+                return failure
+            retry += 1
+            self._retries += 1
+
+    async def _may_retry(self, name: str, deployment: Deployment, failure: Failure, retry: int) -> bool:
+        """Whether another attempt in the group follows, after the wait that it takes."""
+        call, router, rules = self._call, self._router, self._router.rules
+        if call.gone or call.closed or not self._worth(name, failure):
+            return False
+        self._failed.add(deployment)
+        others = bool(router.selector.candidates(call, name, self._failed))
+        if failure.elsewhere and not others:
+            return False
+        most = self._most = retries_of(call, rules, deployment, name, failure)
+        if retry >= most and not (rules.weighted_failover and others and most):
+            return False
+        seconds = wait_s(call, rules, failure, retry, others=others)
+        if not others:
+            if has_any(call, rules, router.table, name, failure, self._tried):
+                if failure.kind in _NO_WAIT or failure.wait_s:
+                    return False
+                seconds = 0.0
+            self._failed.clear()
+        if not self._in_time(seconds) or not self._affordable(name):
+            return False
+        if seconds:
+            await call.runtime.sleep(seconds)
+        retries = router.counts.retries
+        retries[name, failure.kind] = retries.get((name, failure.kind), 0) + 1
+        return True
+
+    def _worth(self, name: str, failure: Failure) -> bool:
+        """Whether this kind of failure is retried at all."""
+        if failure.error is not None and not isinstance(failure.error, UpstreamError):
+            return failure.again
+        typed = failure.kind in ("ContextWindow", "ContentPolicyViolation", "NotFound")
+        rules = self._router.rules
+        if typed and has_any(self._call, rules, self._router.table, name, failure, self._tried):
+            return False
+        return failure.again or has_policy(rules, name, failure)
+
+    def _in_time(self, seconds: float) -> bool:
+        if math.isinf(seconds):
+            return False
+        call = self._call
+        return not call.due or call.runtime.clock() + int(seconds * 1e9) < call.due
+
+    def _affordable(self, name: str) -> bool:
+        budget = self._router.retry_budget(name)
+        if budget is None or budget.spend():
+            return True
+        self._call.runtime.count("retries_refused", name[:200])
+        return False
+
+    # --- an attempt
+
+    async def _attempt(self, trip: Trip) -> Failure | None:
+        """One attempt; None when its answer went to the client, in full or until it broke off."""
+        call, attempt = self._call, trip.attempt
+        if len(call.attempts) > 1:
+            call.again()
+        held = self._held = Held(call, attempt, self._send, self._committed)
+        try:
+            await self._inner(held)
+        except TianjiError as error:
+            if held.committed:
+                self._router.arrive(trip, call, failure_of(error, held.status, {}, b"", call))
+                raise
+            call.fail(error, attempt)
+        except BaseException:
+            self._router.arrive(trip, call, None, abandoned=True)
+            raise
+        return self._ended(trip, held)
+
+    async def _race(self, trip: Trip, name: str, after_s: float) -> Failure | None:
+        """An attempt, and a second one beside it when it is slow to begin."""
+        call, router = self._call, self._router
+        hedging = router.hedging
+        assert hedging is not None
+        race = Race(call, self._inner, self._send, self._committed)
+
+        async def second() -> Trip | None:
+            others = router.selector.candidates(call, name, {trip.attempt.deployment})
+            if not others or not hedging.affordable:
+                return None
+            hedging.spend()
+            try:
+                return await router.depart(call, name, {trip.attempt.deployment})
+            except TianjiError:
+                return None  # nobody else is free
+
+        departed = [trip]
+        try:
+            runners = await race.run(trip, after_s, second)
+        except BaseException:
+            for trip_ in race.trips or departed:
+                router.arrive(trip_, call, None, abandoned=True)
+            raise
+        *others, last = runners
+        for other in others:
+            self._lost(other)
+        self._held = last.held
+        if last.held.committed and others and last.trip is not trip:
+            hedging.won += 1
+        return self._ended(last.trip, last.held)
+
+    def _lost(self, runner: Runner) -> None:
+        """The attempt of a race that is not the answer: it failed, or somebody else was faster."""
+        attempt, call = runner.trip.attempt, self._call
+        if attempt.error is None or isinstance(attempt.error, asyncio.CancelledError):
+            attempt.error = None
+            self._router.arrive(runner.trip, call, None, abandoned=True)
+            return
+        self._failed.add(attempt.deployment)
+        self._router.arrive(runner.trip, call, failure_of(attempt.error, runner.held.status, {}, b"", call))
+
+    def _ended(self, trip: Trip, held: Held) -> Failure | None:
+        """What became of an attempt whose app has returned."""
+        call, attempt = self._call, trip.attempt
+        failed = attempt.error is not None or (held.status >= 400 and not held.committed)
+        failure = None
+        if failed:
+            failure = failure_of(attempt.error, held.status, held.headers, held.body, call)
+            if attempt.error is None:
+                attempt.status = held.status  # an app's own answer
+        self._router.arrive(trip, call, failure, abandoned=call.gone)
+        if failure is None or held.committed:
+            if failure is None and self._router.pins.used:
+                self._router.pins.keep(call, self._tried[-1], attempt.deployment)
+            return None
+        return failure if attempt.error is not None or self._again(held) else failure._replace(again=False)
+
+    def _committed(self, attempt: Attempt, head: Message) -> bool:
+        """The answer begins to leave: the head says who gave it."""
+        call, router = self._call, self._router
+        attempt.first = call.runtime.clock()
+        if router.hedging is not None and attempt.status == 200:
+            router.hedging.took(self._tried[-1], (attempt.first - attempt.started) / 1e9)
+        head["headers"] = [
+            *head.get("headers", ()),
+            *self._router.told.answer(self._call, attempt.deployment, self._tried, self._retries, self._most),
+        ]
+        return True
+
+    async def _give_up(self, failure: Failure) -> None:
+        """The last error, as it came where it came from an app or an upstream."""
+        call, held = self._call, self._held
+        if call.gone or call.closed:
+            return
+        if failure.error is not None:
+            call.fail(failure.error)
+        if held is not None and held.answered and not isinstance(failure.error, NoDeployment):
+            await held.release()
+            return
+        error = failure.error or TianjiError("The app gave no answer.")
+        error.headers = {**error.headers, **of_failure(self._tried, self._retries, self._most)}
+        await send_error(call, self._send, error)

@@ -1,0 +1,113 @@
+"""Which model group is tried when one has failed: by the kind of the failure, then by the general lists. No cycles."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from tianji_mw.apis.base import JSON
+from tianji_mw.errors import InvalidRequest, UnknownModel
+from tianji_mw.routing.failure import Failure
+from tianji_mw.routing.rules import Fallbacks, RoutingRules
+from tianji_mw.routing.table import Deployments
+
+if TYPE_CHECKING:
+    from tianji_mw.call import Call
+
+_TYPED = {"ContextWindow": "context_window_fallbacks", "ContentPolicyViolation": "content_policy_fallbacks"}
+
+
+def next_group(
+    call: Call,
+    rules: RoutingRules,
+    table: Deployments,
+    failure: Failure,
+    listed: Sequence[str],
+    tried: Collection[str],
+) -> str | None:
+    """The first of these groups that the caller may use and that was not tried; None when there is none."""
+    if not failure.falls_back or call.request.get("disable_fallbacks") is True or len(tried) > rules.max_fallbacks:
+        return None
+    for target in listed:
+        if table.group(target) not in tried and _usable(call, table, target):
+            return target
+    return None
+
+
+def targets(call: Call, rules: RoutingRules, group: str, failure: Failure) -> Sequence[str]:
+    """The list that holds for this failure of this group, in its order."""
+    typed = _TYPED.get(failure.kind, "")
+    asked = _asked(call, typed, group) if typed else None
+    if asked is None and typed:
+        lists: Fallbacks = getattr(rules, typed)
+        asked = listed(lists, group)
+    if not asked:
+        asked = _asked(call, "fallbacks", group)
+        if asked is None:
+            asked = listed(rules.fallbacks, group)
+    return asked
+
+
+def listed(lists: Fallbacks, group: str) -> Sequence[str]:
+    """The entry for a group: its name, its name without the provider's, one whose name without it is this, `*`."""
+    if (found := lists.get(group)) is not None:
+        return found
+    bare = group.partition("/")[2]
+    if bare and (found := lists.get(bare)) is not None:
+        return found
+    for name, found in lists.items():
+        if name.partition("/")[2] == group:
+            return found
+    return lists.get("*", ())
+
+
+def has_any(
+    call: Call, rules: RoutingRules, table: Deployments, group: str, failure: Failure, tried: Collection[str]
+) -> bool:
+    """Whether another group would be tried after this one."""
+    return next_group(call, rules, table, failure, targets(call, rules, group, failure), tried) is not None
+
+
+def check(call: Call) -> None:
+    """Raise InvalidRequest for lists of the request that cannot be used, before anything is tried."""
+    for field in ("fallbacks", *_TYPED.values()):
+        _asked(call, field, "")
+
+
+def _asked(call: Call, field: str, group: str) -> Sequence[str] | None:
+    """The request's own list: names, or lists by group as in the config; None where it has none.
+
+    Raises InvalidRequest.
+    """
+    value = call.request.get(field)
+    if value is None:
+        return None
+    names: list[JSON] = []
+    for entry in value if isinstance(value, list) else [value]:
+        by_group = isinstance(entry, dict) and entry and all(isinstance(found, list) for found in entry.values())
+        if by_group and "messages" not in entry:
+            names += listed(entry, group)
+        else:
+            names.append(entry)
+    return [_name(entry, field) for entry in names]
+
+
+def _name(entry: JSON, field: str) -> str:
+    if isinstance(entry, dict) and entry.keys() == {"model"}:
+        entry = entry["model"]
+    if isinstance(entry, dict) and "messages" in entry:
+        # They would reach a model without having passed the guardrails, the cache and the logs.
+        raise InvalidRequest(f"Entries of '{field}' cannot bring messages of their own.", param=field)
+    if not isinstance(entry, str) or not entry:
+        raise InvalidRequest(f"'{field}' must be a list of model names.", param=field)
+    return entry
+
+
+def _usable(call: Call, table: Deployments, target: str) -> bool:
+    if call.identity is not None and not call.identity.allows(target):
+        return False
+    try:
+        table.serving(target)
+    except UnknownModel:
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""`rpm` and `tpm` of deployments as limits: tokens are reserved before a call and counted after it.
+
+Counted in a sliding minute, in this process or, with a shared Redis, over all of them. Where a limit is used up the
+deployment is blocked until enough of its minute is over, so that no later call has to ask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tianji_mw.counters.base import Want, Windows
+from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.blocks import Block, Blocks
+from tianji_mw.routing.demand import FIRST_OUTPUT, demand_of
+from tianji_mw.runtime import Runtime
+
+if TYPE_CHECKING:
+    from tianji_mw.call import Call
+    from tianji_mw.facts import Attempt
+
+_LEARNS: Final = 0.1
+
+
+class Limits:
+    """Those of all deployments. `limited`: whether they are enforced at all."""
+
+    def __init__(self, windows: Windows, blocks: Blocks, runtime: Runtime, *, limited: bool) -> None:
+        self._windows, self._blocks, self._runtime, self._limited = windows, blocks, runtime, limited
+        #: Tokens that answers usually have.
+        self._usual: dict[Deployment, float] = {}
+
+    def holds_for(self, deployment: Deployment) -> bool:
+        """Whether this deployment has limits to count for."""
+        return self._limited and (deployment.rpm is not None or deployment.tpm is not None)
+
+    async def take(self, deployment: Deployment, call: Call) -> int | None:
+        """Reserve a call; the tokens that were reserved, or None, and the deployment is blocked, when it is full."""
+        wants, tokens = [], 0
+        if deployment.rpm is not None:
+            wants.append(Want("rpm", deployment.rpm, 1))
+        if deployment.tpm is not None:
+            tokens = demand_of(call).total(self._usual.get(deployment, FIRST_OUTPUT))
+            # A single call above the limit would wait for ever; alone in its minute it may run.
+            wants.append(Want("tpm", deployment.tpm, min(tokens, deployment.tpm)))
+            tokens = int(min(tokens, deployment.tpm))
+        refused = await self._windows.take(deployment.id, wants)
+        if refused is None:
+            return tokens
+        until = self._runtime.clock() + max(1, int(refused.retry_after_s * 1e9))
+        self._blocks.put(deployment, Block("rate_limit", until, f"{refused.limit:g} {refused.key}"))
+        self._runtime.count("deployment_limits", refused.key)
+        return None
+
+    async def settle(self, deployment: Deployment, reserved: int, attempt: Attempt) -> None:
+        """Count what a call really used in the place of what was reserved."""
+        used = attempt.input_tokens + attempt.output_tokens
+        if attempt.output_tokens:
+            usual = self._usual.get(deployment, float(attempt.output_tokens))
+            self._usual[deployment] = usual + _LEARNS * (attempt.output_tokens - usual)
+        if attempt.status == 200 and not used:
+            return  # it answered and nobody counted: the estimate stands
+        if deployment.tpm is not None and used != reserved:
+            await self._windows.settle(deployment.id, "tpm", used - reserved, at=attempt.started / 1e9)
+
+    async def used(self, deployment: Deployment) -> dict[str, float]:
+        """What was used of the limits in the last minute."""
+        if not self.holds_for(deployment):
+            return {}
+        names = [name for name in ("rpm", "tpm") if getattr(deployment, name) is not None]
+        return {name: await self._windows.used(deployment.id, name) for name in names}

@@ -1,0 +1,49 @@
+"""What a router keeps beside its rules: in this process, or in a Redis that several processes share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tianji_mw.counters.local import LocalHolds, LocalWindows
+from tianji_mw.routing.base import Picker
+from tianji_mw.routing.router import Router
+from tianji_mw.routing.rules import RoutingRules
+from tianji_mw.routing.table import Deployments
+from tianji_mw.runtime import Runtime
+
+if TYPE_CHECKING:
+    from tianji_mw.redis.settings import RedisSettings
+    from tianji_mw.routing.shared import Shared
+
+
+class State:
+    """A router that has started, and its link to the others."""
+
+    def __init__(self, router: Router, shared: Shared | None = None) -> None:
+        self.router = router
+        self.shared = shared
+
+    @classmethod
+    async def open(
+        cls,
+        deployments: Deployments,
+        picker: Picker,
+        rules: RoutingRules,
+        runtime: Runtime,
+        redis: RedisSettings | None,
+    ) -> State:
+        """Raises MissingExtra and SetupError for a Redis that cannot work; one that is down is no error."""
+        picker.open(runtime)
+        if redis is None:
+            return cls(Router(deployments, picker, rules, runtime, LocalWindows(runtime), LocalHolds(runtime)))
+        from tianji_mw.routing.shared import Shared
+
+        shared = await Shared.open(redis, runtime)
+        router = Router(deployments, picker, rules, runtime, shared.windows, shared.holds, shared)
+        await shared.join(router)
+        return cls(router, shared)
+
+    async def aclose(self) -> None:
+        await self.router.aclose()
+        if self.shared is not None:
+            await self.shared.aclose()
