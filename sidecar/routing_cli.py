@@ -22,7 +22,7 @@ _LISTS: Final[Mapping[str, str]] = {
 def explained(options: RunOptions, model: str, tags: Sequence[str], team: str, url: str) -> list[str]:
     """The lines to print. Raises SetupError where there is nothing to explain."""
     found = _asked(url, model, tags, team) if url else asyncio.run(_fresh(options, model, tags, team))
-    return [*_head(found, live=bool(url)), "", *_table(found), "", *_after(found)]
+    return [*_head(found, live=bool(url)), "", *_table(found, live=bool(url)), "", *_after(found)]
 
 
 async def _fresh(options: RunOptions, model: str, tags: Sequence[str], team: str) -> dict[str, Any]:
@@ -79,8 +79,8 @@ def _head(found: Mapping[str, Any], *, live: bool) -> Iterator[str]:
     yield from _aligned([(label, text) for label, text in facts.items() if text])
 
 
-def _table(found: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each deployment, those that may be chosen first; below it what the strategy knows."""
+def _table(found: Mapping[str, Any], *, live: bool) -> Iterator[str]:
+    """One line for each deployment, those that may be chosen first; below it what the strategy has learned."""
     deployments = sorted(found["deployments"], key=lambda one: one["removed"] is not None)
     shown = ["weight", "order", "rpm", "tpm", "parallel", "tags", "state", "inflight"]
     rows = [_cells(one) for one in deployments]
@@ -94,7 +94,7 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
     yield next(table)
     for line, one in zip(table, deployments, strict=True):
         yield line
-        if one["figures"] and one["removed"] is None:
+        if live and one["figures"] and one["removed"] is None:
             yield "    " + ", ".join(f"{name} {_figure(value)}" for name, value in one["figures"].items())
 
 
@@ -129,7 +129,9 @@ def _after(found: Mapping[str, Any]) -> Iterator[str]:
     rows = [("retries", f"{found['retries']} in the group")]
     if refused := found["refused"]:
         rows.insert(0, ("refused", f"{refused['status']}: {refused['message']}"))
-    rows += [(label, ", ".join(found[field])) for field, label in _LISTS.items() if found[field]]
+    for field, label in _LISTS.items():
+        if found[field] and (field == "fallbacks" or found[field] != found["fallbacks"]):
+            rows.append((label, ", ".join(found[field])))
     way = found["way"]
     rows.append(("way", " > ".join(way) if len(way) > 1 else f"{way[0]}, and no fallback"))
     yield from _aligned(rows)

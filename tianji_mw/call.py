@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import orjson
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tianji_mw.driver import LLMMiddleware
     from tianji_mw.identity.base import Identity
+    from tianji_mw.offers import Chooser, NamedSecrets
     from tianji_mw.redact import Secret
     from tianji_mw.routing.base import Deployment
     from tianji_mw.runtime import Runtime
@@ -42,33 +43,13 @@ _DISCONNECT: Final[Mapping[str, str]] = {"type": "http.disconnect"}
 T = TypeVar("T")
 
 __all__ = [
-    "CALL_KEY",
-    "Call",
-    "ClientGone",
-    "Limits",
-    "NamedSecrets",
-    "Outcome",
-    "Timings",
-    "current_call",
-    "open_call",
-]
+    "CALL_KEY", "Call", "ClientGone", "Limits", "Outcome", "Timings", "current_call", "open_call",
+]  # fmt: skip
 
 
 def current_call() -> Call | None:
     """The Call being served in this context, for code that has no scope at hand; None outside of one."""
     return _current.get()
-
-
-class NamedSecrets(Protocol):
-    """Secrets by the names that the operator gave them."""
-
-    async def get(self, name: str) -> Secret: ...
-
-
-class Chooser(Protocol):
-    """Chooses a deployment for a call whose body passes through unread."""
-
-    async def choose(self, call: Call, model: str) -> Deployment: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +90,7 @@ class Call:
     cache: CacheUse | None = None
     #: Others that wait for this call's answer too: it goes on when its own client leaves.
     followers: int = 0
-    #: Called when the client has left and nobody else waits any more.
+    #: Called when the client has left and nobody else waits any more. Set while somebody watches the client.
     on_abandoned: Callable[[], None] | None = None
     usage: Usage = field(default_factory=Usage)
     want_usage: bool = False
@@ -361,11 +342,6 @@ class Call:
             self.attempts.append(attempt)
         attempt.sent, attempt.model = now, deployment.upstream_model(self.group or self.model)
         return attempt
-
-    def answered(self, attempt: Attempt, status: int) -> None:
-        """The attempt has an answer with this HTTP status."""
-        attempt.status = status
-        self.timings.first_upstream_byte = self.runtime.clock()
 
     def again(self) -> None:
         """Another attempt follows one that failed: what that one left behind is no part of the call's end."""

@@ -69,10 +69,8 @@ class Exchange:
             from tianji_mw.providers.mock import mocked
 
             plan = Plan(mocked(plan.deployment, call.request["mock_response"]), call.api)
-        self._call = call
-        self._plan = plan
+        self._call, self._plan, self._deployment = call, plan, plan.deployment
         self._attempt: Attempt | None = None
-        self._deployment = plan.deployment
         self._send = send
         self._bridge: Bridge | None = plan.bridge
         self._wire = plan.wire
@@ -128,7 +126,7 @@ class Exchange:
         request = UpstreamRequest("POST", plan.url(call, stream=stream), headers, body, deadlines)
         attempt = self._attempt = call.attempt(plan.deployment)
         response = await plan.transport(call).send(request)
-        call.answered(attempt, response.status)
+        attempt.answered(response.status, call)
         return response
 
     def _body(self) -> bytes:
@@ -261,8 +259,8 @@ class Exchange:
                 await self._emit(rest, response, "sse")
             raise UpstreamTruncated(f"The provider '{name}' broke off in the middle of its stream.", provider=name)
         if reader.failed:
-            error = UpstreamError(f"The provider '{name}' ended its stream with an error.", provider=name)
-            self._call.fail(error, self._attempt)
+            text = f"The provider '{name}' ended its stream with an error."
+            self._call.fail(UpstreamError(text, provider=name), self._attempt)
         await self._emit(rest, response, "sse", last=True)
 
     async def _emit(
@@ -311,8 +309,7 @@ class Exchange:
 
     def _error_inside(self, body: bytes, response: UpstreamResponse) -> UpstreamError:
         """The error in a body that came with a success status."""
-        status = classify.status_of(classify.read(body))
-        return self._deployment.provider.error(status, _texts(response), body)
+        return self._deployment.provider.error(classify.status_of(classify.read(body)), _texts(response), body)
 
     async def _fail(self, error: TianjiError) -> None:
         call = self._call

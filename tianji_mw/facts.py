@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from tianji_mw.call import Call
     from tianji_mw.routing.base import Deployment
 
 Outcome = Literal[
@@ -65,6 +66,11 @@ class Attempt:
     output_tokens: int = 0
     #: Given up although nothing was wrong with it: another one was faster, or the client left.
     abandoned: bool = False
+
+    def answered(self, status: int, call: Call) -> None:
+        """The provider's head has come, with this status."""
+        self.status = status
+        call.timings.first_upstream_byte = call.runtime.clock()
 
     @property
     def failed(self) -> bool:

@@ -110,7 +110,7 @@ class PassThrough:
             if response.status in REFUSED_KEY and (again := await self._renewed(request, deployment)):
                 response.close()
                 response = await self._open(transport, again)
-            call.answered(attempt, response.status)
+            attempt.answered(response.status, call)
             await refuse_bad_status(response, deployment)
             async with Watch(call):
                 await self._relay(response)

@@ -20,7 +20,9 @@ from tests.support.redis_servers import Server, redis_server
 from tianji_mw.counters import redis as in_redis
 from tianji_mw.counters import redis_holds
 from tianji_mw.counters.base import Holds, Refused, Want, Windows
+from tianji_mw.counters.known import Known
 from tianji_mw.counters.local import LocalHolds, LocalWindows
+from tianji_mw.counters.lua import MICRO
 from tianji_mw.counters.redis import RedisHolds, RedisWindows
 from tianji_mw.redis import shared
 from tianji_mw.redis.scripts import Script
@@ -124,6 +126,7 @@ async def test_all_or_nothing(counters: Counters) -> None:
     assert (refused.key, refused.used) == ("tpm", 80)
     assert await counters.windows.used(counters.group, "rpm") == 1
     assert await counters.take(Want("rpm", 10, 1), Want("tpm", 100, 20)) is None
+    assert await counters.take() is None
 
 
 async def test_the_one_that_waits_longest_is_told(counters: Counters) -> None:
@@ -395,6 +398,17 @@ async def test_a_process_forgets_what_is_over() -> None:
         assert await holds.hold(f"g{n}", "usd", limit=1, amount=1, period_s=60, hold_id="1", ttl_s=70) is None
     assert len(windows._rings.found) < 150
     assert len(holds._purses.found) < 150
+
+
+def test_what_redis_said_leaves_the_window() -> None:
+    second = 10**9
+    known = Known(60, 0)
+    assert known.stale(5 * second)
+    known.note(30 * MICRO, [10_000_000, 10 * MICRO, 50_000_000, 20 * MICRO], 5 * second)
+    known.note(35 * MICRO, (), 6 * second)
+    assert not known.stale(6 * second - 1)
+    assert [known.used(at * second) for at in (6, 14, 15, 54, 55, 66, 67)] == [35, 35, 25, 25, 5, 5, 0]
+    assert known.over(67 * second)
 
 
 @pytest.mark.slow

@@ -124,7 +124,8 @@ async def test_a_stream_that_breaks_before_its_first_content_is_asked_of_another
     [call] = routing.ends.ends
     assert call.outcome == "ok"
     assert [attempt.deployment.id for attempt in call.attempts] == ["bad", "good"]
-    assert call.attempts[0].error is not None and call.attempts[1].error is None
+    assert call.attempts[0].error is not None
+    assert call.attempts[1].error is None
 
 
 async def test_nothing_is_tried_again_once_content_was_delivered(tmp_path: Any) -> None:
@@ -138,7 +139,8 @@ async def test_nothing_is_tried_again_once_content_was_delivered(tmp_path: Any) 
         answer = await routing.ask(STREAM)
         assert answer.status == 200
         assert b"Hello" in answer.body
-        assert b'"error"' in answer.body and b"broke" in answer.body
+        assert b'"error"' in answer.body
+        assert b"broke" in answer.body
         assert routing.asked() == {"bad": 1, "good": 0}
     [call] = routing.ends.ends
     assert call.outcome == "truncated"

@@ -66,7 +66,9 @@ POLICY = {"status": 400, "code": "content_policy_violation"}
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault"), [("context_window_fallbacks", LONG), ("content_policy_fallbacks", POLICY)], ids=["long", "policy"]
+    ("kind", "fault"),
+    [("context_window_fallbacks", LONG), ("content_policy_fallbacks", POLICY)],
+    ids=["long", "policy"],
 )
 async def test_typed_fallbacks_are_for_their_errors(tmp_path: Any, kind: str, fault: dict[str, Any]) -> None:
     settings = {kind: [{"first": ["second"]}], "fallbacks": [{"first": ["third"]}]}
@@ -133,9 +135,7 @@ async def test_a_fallback_that_the_key_may_not_use_is_left_out(tmp_path: Any) ->
     settings = {"num_retries": 0, "fallbacks": [{"first": ["second", "third"]}]}
     keys = [{"key": "sk-1234", "models": ["first", "third"]}]
     says = {"a": fails(500), "b": ok, "c": ok}
-    async with routed(
-        says, models, tmp_path=tmp_path, router_settings=settings, virtual_keys=keys
-    ) as routing:
+    async with routed(says, models, tmp_path=tmp_path, router_settings=settings, virtual_keys=keys) as routing:
         answer = await routing.ask(ask("first"), headers={"authorization": "Bearer sk-1234"})
         assert answer.headers["x-litellm-model-group"] == "third"
         assert routing.asked()["b"] == 0
@@ -192,7 +192,7 @@ async def test_tokens_are_counted_as_the_provider_tells(tmp_path: Any) -> None:
 
 
 async def test_calls_wait_for_a_place(tmp_path: Any) -> None:
-    most = now = 0
+    most = 0
 
     def says(request: Any) -> Reply:
         nonlocal most
@@ -202,7 +202,7 @@ async def test_calls_wait_for_a_place(tmp_path: Any) -> None:
     models = lambda urls: [entry("first", urls["a"], max_parallel_requests=3)]  # noqa: E731
     async with routed({"a": says}, models, tmp_path=tmp_path) as routing:
         assert await routing.many(30, ask("first"), at_once=30) == {200: 30}
-        assert most == 3 and now == 0
+        assert most == 3
         assert routing.router.parallel.waiting("first") == 0
 
 
@@ -265,12 +265,14 @@ async def test_tags(tmp_path: Any) -> None:
         assert routing.asked() == {"a": 1, "b": 5}
         answer = await routing.ask(ask("first", tags=["gold"]))
         assert answer.status in (401, 403)
-        assert "tag" in answer.json["error"]["message"] and "gold" in answer.json["error"]["message"]
+        assert "tag" in answer.json["error"]["message"]
+        assert "gold" in answer.json["error"]["message"]
 
 
 async def test_a_prompt_too_long_for_one_goes_to_another(tmp_path: Any) -> None:
     models = lambda urls: [  # noqa: E731
-        entry("first", urls["a"], info={"max_input_tokens": 100}), entry("first", urls["b"], info={"max_input_tokens": 1000}),
+        entry("first", urls["a"], info={"max_input_tokens": 100}),
+        entry("first", urls["b"], info={"max_input_tokens": 1000}),
     ]  # fmt: skip
     long = [{"role": "user", "content": "word " * 300}]
     too_long = [{"role": "user", "content": "word " * 3000}]
@@ -291,10 +293,12 @@ async def test_a_provider_budget_is_spent_and_the_error_says_so(tmp_path: Any) -
     async with routed({"a": ok}, models, tmp_path=tmp_path, router_settings=settings) as routing:
         statuses = await routing.many(20, ask("first", max_tokens=2), at_once=4)
         # Five tokens a call at $0.001; the last one may go past the limit.
-        assert 3 <= statuses[200] <= 5 and statuses[429] == 20 - statuses[200]
+        assert 3 <= statuses[200] <= 5
+        assert statuses[429] == 20 - statuses[200]
         answer = await routing.ask(ask("first", max_tokens=2))
         assert answer.status == 429
-        assert "budget" in answer.json["error"]["message"] and "$0.02" in answer.json["error"]["message"]
+        assert "budget" in answer.json["error"]["message"]
+        assert "$0.02" in answer.json["error"]["message"]
         assert int(answer.headers["retry-after"]) > 80_000
 
 

@@ -19,6 +19,7 @@ from tianji_mw.routing.table import Deployments
 if TYPE_CHECKING:
     from tianji_mw.config.blocks import Deployment as Entry
     from tianji_mw.config.settings import Settings
+    from tianji_mw.providers.base import Provider
 
 
 def deployments_of(settings: Settings, env: Mapping[str, str], problems: list[ConfigError]) -> Deployments | None:
@@ -36,6 +37,11 @@ def deployments_of(settings: Settings, env: Mapping[str, str], problems: list[Co
         except SetupError as error:
             problems.append(settings.error(error.message, "model_list", index, "params", "model"))
     return Deployments(built, aliases, hidden) if len(problems) == before else None
+
+
+def _prefills(entry: Entry, provider: Provider) -> bool:
+    said = entry.model_info.supports_assistant_prefill
+    return provider.prefills if said is None else said
 
 
 def _specs(settings: Settings, problems: list[ConfigError]) -> dict[str, registry.Spec]:
@@ -81,5 +87,6 @@ def _deployment(
         rules=rules["chat_completions"],
         rules_of=rules,
         aliases=aliases if "*" in found.model else {},
+        prefills=_prefills(entry, found.provider),
         **routing_fields(settings, entry, index, found.model, specs),
     )

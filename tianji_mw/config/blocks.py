@@ -129,6 +129,7 @@ class ModelInfo(Block):
     health_check_model: Name | None = None
     health_check_timeout: Seconds | None = None
     disable_background_health_check: Switch = False
+    supports_assistant_prefill: Switch | None = None
     #: US dollars.
     input_cost_per_token: Amount | None = None
     output_cost_per_token: Amount | None = None

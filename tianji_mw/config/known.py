@@ -53,7 +53,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             supports_vision supports_function_calling supports_tool_choice
             supports_parallel_function_calling supports_response_schema supports_system_messages
             supports_prompt_caching supports_reasoning supports_audio_input supports_audio_output supports_pdf_input
-            supports_web_search supports_url_context supports_computer_use supports_assistant_prefill
+            supports_web_search supports_url_context supports_computer_use
             supports_embedding_image_input supported_openai_params litellm_provider tier description version
             db_model created_at updated_at created_by updated_by direct_access blocked {_COSTS}
         """),

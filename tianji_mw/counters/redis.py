@@ -71,6 +71,8 @@ class RedisWindows:
         )
 
     async def take(self, group: str, wants: Sequence[Want]) -> Refused | None:
+        if not wants:
+            return None
         outage = self._outages.of(group)
         if outage is not None:
             refused = await self._take_share(group, wants, outage)

@@ -20,6 +20,8 @@ class Anthropic(Provider):
     base_env: ClassVar[tuple[str, ...]] = ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE")
     forwards: ClassVar[frozenset[str]] = frozenset({"anthropic-beta", "anthropic-version"})
 
+    prefills: ClassVar[bool] = True
+
     name: str = "anthropic"
 
     @property

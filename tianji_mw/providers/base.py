@@ -53,6 +53,8 @@ class Provider(BaseModel):
     env_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: Fields that log in without a key, and their variables; asked for only where there is no key.
     login_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    #: Whether its models continue a turn of the assistant that the request ends in.
+    prefills: ClassVar[bool] = False
     #: Client headers that are passed on, lower case. Everything else stays here.
     forwards: ClassVar[frozenset[str]] = frozenset()
 

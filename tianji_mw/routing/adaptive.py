@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 #: So many are all compared.
 _FEW: Final = 8
 #: Further deployments that are looked at when all those drawn are bad.
-_MORE: Final = 8
+_MORE: Final = 4
+#: Costs above what is usual by this factor are bad.
+_BAD: Final = 3.0
 
 
 class Adaptive(Picker):
@@ -38,7 +40,7 @@ class Adaptive(Picker):
     names: ClassVar[tuple[str, ...]] = ("adaptive", "p2c-ewma")
 
     #: Deployments that are compared for each call.
-    choices: int = Field(4, ge=2, le=32)
+    choices: int = Field(5, ge=2, le=32)
     #: Deployments that are so little slower than the best one drawn count as equal.
     tolerance: float = Field(0.15, ge=0)
 
@@ -56,15 +58,15 @@ class Adaptive(Picker):
             return shuffled(deployments, call)
         now, rng = call.runtime.clock(), call.runtime.rng
         field.group.calls += 1
-        probe = field.group.probe(now, field.places) if field.group.doubtful else None
+        probe = field.group.probe(now, field.members) if field.group.doubtful else None
         if probe is not None:
             return probe
         answer = demand_of(call).output(state.lengths.usual(deployments[0]))
-        drawn = field.draw(rng.random, max(self.choices, _FEW) if len(deployments) <= _FEW else self.choices)
+        drawn = field.draw(rng.random, self.choices)
         typical = field.group.typical(answer)
         costs = [seen.cost(now, answer, typical) for seen in drawn]
         least = min(costs)
-        if least > 3.0 * typical and len(drawn) < len(deployments):
+        if least > _BAD * typical and len(drawn) < len(deployments):
             drawn = [*drawn, *field.draw(rng.random, _MORE)]
             costs = [seen.cost(now, answer, typical) for seen in drawn]
             least = min(costs)
@@ -114,31 +116,38 @@ class _State:
 class _Field:
     """What stays the same for exactly these deployments."""
 
-    __slots__ = ("_all", "_sums", "group", "places", "weighted")
+    __slots__ = ("_all", "_sums", "group", "members", "weighted")
 
     def __init__(self, seen: list[Experience]) -> None:
         self.weighted = any(one.deployment.weight is not None for one in seen)
         self.group = seen[0].group
-        self.places = frozenset(one.deployment for one in seen)
+        self.members = frozenset(one.deployment for one in seen)
         self._all = seen
-        self._sums = list(accumulate(_capacities([one.deployment for one in seen])))
+        capacities = _capacities([one.deployment for one in seen])
+        #: None: all the same.
+        self._sums = list(accumulate(capacities)) if len(set(capacities)) > 1 else None
 
     def draw(self, random: Callable[[], float], count: int) -> list[Experience]:
-        """All, or so many at random, some perhaps twice: those with much capacity are drawn more often."""
+        """All where they are few, else so many at random, some perhaps twice: those with much capacity more often."""
         everything, sums = self._all, self._sums
-        if len(everything) <= count:
+        size = len(everything)
+        if size <= _FEW:
             return everything
-        total = sums[-1]
-        return [everything[bisect_right(sums, random() * total)] for _ in range(count)]
+        if sums is None:
+            return [everything[int(random() * size)] for _ in range(count)]
+        return [everything[bisect_right(sums, random() * sums[-1])] for _ in range(count)]
 
     def one_of(self, near: list[Experience], random: Callable[[], float]) -> Experience:
-        """One of those that are equally good, again by capacity; what was drawn at random is so already."""
+        """One of those that are equally good, by capacity as well; what was drawn at random is in random order."""
         everything, sums = self._all, self._sums
-        if len(everything) <= _FEW:
-            for _ in range(_FEW):
-                one = everything[bisect_right(sums, random() * sums[-1])]
-                if one in near:
-                    return one
+        if len(everything) > _FEW:
+            return near[0]
+        if sums is None:
+            return near[int(random() * len(near))]
+        for _ in range(_FEW):
+            one = everything[bisect_right(sums, random() * sums[-1])]
+            if one in near:
+                return one
         return near[0]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tianji_mw.routing.base import Candidates, Deployment
 from tianji_mw.routing.beginnings import LEAST_TOKENS, Beginnings, beginnings_of
@@ -34,12 +34,9 @@ _CONVERSATIONS: Final = frozenset({"chat_completions", "messages", "responses"})
 _BY_ID: Final = "affinity by id"
 
 
-class _Place(NamedTuple):
-    """Where pins of a call are looked up."""
-
-    table: PinTable
-    keys: Sequence[str]
-    prompt: Beginnings | None = None
+#: Where pins of a call are looked up, under which keys, and the prompt that they are of. A plain tuple: made for each
+#: call, a NamedTuple costs five times as much.
+_Place = tuple[PinTable, Sequence[str], Beginnings | None]
 
 
 class _Places:
@@ -79,14 +76,7 @@ class Pins:
         places = self._places(call, group)
         if self._shared is not None and not places.asked:
             places.asked = True
-            missing = self._missing(places.found, candidates)
-            if missing:
-                asked = [key for _, keys in missing for key in keys]
-                found = dict(zip(asked, await self._shared.find(asked), strict=True))
-                for table, keys in missing:
-                    for key in keys:
-                        if (deployment_id := found[key]) is not None:
-                            table.copy(key, deployment_id)
+            await self._ask(places.found, candidates)
         for place in places.found:
             pinned = self._pinned(place, candidates)
             if pinned is not None:
@@ -98,15 +88,15 @@ class Pins:
         if call.gone:
             return
         repin = self._rules.affinity_repin
-        for place in self._places(call, group).found:
-            if place.prompt is None:
-                for key in place.keys if place.table is not self._answers else ():
-                    place.table.keep(key, deployment.id, move=repin)
-                continue
-            if place.keys:
-                place.table.keep(place.keys[0], deployment.id, move=True)  # it has read all of it just now
-            for key in {place.prompt.stable, place.prompt.head}.difference(("", *place.keys[:1])):
-                place.table.keep(key, deployment.id, move=repin)
+        for table, keys, prompt in self._places(call, group).found:
+            if prompt is not None:
+                if keys:
+                    table.keep(keys[0], deployment.id, move=True)  # it has read all of it just now
+                keys = [*{prompt.stable, prompt.head}.difference(("", *keys[:1]))]
+            elif table is self._answers:
+                continue  # the answer before this one stays where it was given
+            for key in keys:
+                table.keep(key, deployment.id, move=repin)
         if Answer in call.notes and (answer := call.note(Answer).id):
             self._answers.keep(_key("a", _tenant(call), group, answer), deployment.id, move=True)
 
@@ -127,41 +117,48 @@ class Pins:
             call.note(Answer)
             answer = call.request.get("previous_response_id")
             if isinstance(answer, str) and answer:
-                found.append(_Place(self._answers, (_key("a", _tenant(call), group, answer),)))
+                found.append((self._answers, (_key("a", _tenant(call), group, answer),), None))
         if "session_affinity" in checks and (session := session_of(call)):
-            found.append(_Place(self._sessions, (_key("s", owner, group, session),)))
+            found.append((self._sessions, (_key("s", owner, group, session),), None))
         if "prompt_caching" in checks and _is_long(call):
             prompt = beginnings_of(call.request, _key("p", _tenant(call), group, ""))
-            found.append(_Place(self._prompts, prompt.keys, prompt))
+            found.append((self._prompts, prompt.keys, prompt))
         if "deployment_affinity" in checks and owner:
-            found.append(_Place(self._keys, (_key("k", owner, group, ""),)))
+            found.append((self._keys, (_key("k", owner, group, ""),), None))
         return found
 
     # --- looking them up
 
-    def _missing(self, places: list[_Place], candidates: Candidates) -> list[tuple[PinTable, Sequence[str]]]:
-        """What Redis may know better than memory: all that goes before the first pin that memory has."""
-        missing: list[tuple[PinTable, Sequence[str]]] = []
+    async def _ask(self, places: list[_Place], candidates: Candidates) -> None:
+        """Ask Redis for what it may know better than memory: all that goes before the first pin that memory has."""
+        missing: list[tuple[PinTable, str]] = []
         for place in places:
-            if any(True for _ in place.table.known(place.keys)):
+            table, keys, prompt = place
+            # The head of a prompt says nothing of this conversation: another process may have served it.
+            head = prompt.head if prompt is not None else None
+            if any(table.find(key) is not None for key in keys if key != head):
                 if self._pinned(place, candidates) is not None:
                     break
-            elif place.prompt is None:
-                missing.append((place.table, place.keys))
-            else:
-                others = {place.prompt.stable, place.prompt.head}.difference(("", *place.keys[:_ASKED]))
-                missing.append((place.table, [*place.keys[:_ASKED], *others]))
-        return missing
+                continue
+            if prompt is not None:
+                keys = [*keys[:_ASKED], *{prompt.stable, prompt.head}.difference(("", *keys[:_ASKED]))]
+            missing += [(table, key) for key in keys]
+        if missing and self._shared is not None:
+            found = await self._shared.find([key for _, key in missing])
+            for (table, key), deployment_id in zip(missing, found, strict=True):
+                if deployment_id is not None:
+                    table.copy(key, deployment_id)
 
     def _pinned(self, place: _Place, candidates: Candidates) -> Deployment | None:
+        table, keys, prompt = place
         by_id: dict[str, Deployment] | None = candidates.memo.get(_BY_ID)
         if by_id is None:
             by_id = candidates.memo[_BY_ID] = {deployment.id: deployment for deployment in candidates}
-        for key, deployment_id in place.table.known(place.keys):
-            deployment = by_id.get(deployment_id)
+        for key in keys:
+            deployment = by_id.get(table.find(key) or "")
             if deployment is None:
                 continue
-            if place.prompt is not None and self._crowded(deployment, candidates, common=key == place.prompt.head):
+            if prompt is not None and self._crowded(deployment, candidates, common=key == prompt.head):
                 return None
             return deployment
         return None
@@ -187,14 +184,13 @@ def _is_long(call: Call) -> bool:
 def session_of(call: Call) -> str:
     """The id of the call's session; empty where it names none."""
     request = call.request
-    metadata, more = request.get("metadata"), request.get("litellm_metadata")
-    for value in (
-        metadata.get("session_id") if isinstance(metadata, dict) else None,
-        request.get("litellm_session_id"),
-        more.get("session_id") if isinstance(more, dict) else None,
-    ):
-        if value and isinstance(value, str | int):
-            return str(value)
+    for name in ("metadata", "litellm_metadata"):
+        metadata = request.get(name)
+        if isinstance(metadata, dict) and (found := metadata.get("session_id")) and isinstance(found, str | int):
+            return str(found)
+    found = request.get("litellm_session_id")
+    if found and isinstance(found, str):
+        return found
     return call.headers.get("x-litellm-session-id") or call.headers.get("x-tianji-session-id") or ""
 
 

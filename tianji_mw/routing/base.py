@@ -73,6 +73,8 @@ class Deployment:
     budget_s: float | None = None
     #: Model groups that get a copy of its calls, whose answers nobody waits for.
     mirrors: tuple[str, ...] = ()
+    #: Whether its model continues a turn of the assistant that the request ends in.
+    prefills: bool = False
     #: What it is, as `model_info.mode` says: chat, embedding, ...
     mode: str = ""
     #: Whether background health checks leave it out; the model and the seconds that they use.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from tianji_mw.errors import NoDeployment, TianjiError, UpstreamError
 from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.continuation import Delivery, may_continue
 from tianji_mw.routing.failure import Failure, failure_of
 from tianji_mw.routing.fallbacks import has_any, next_group, targets
 from tianji_mw.routing.headers import of_failure
@@ -44,7 +45,8 @@ class Failover:
     """State of one call. `again`: whether what an app answered with this status may be asked of it again."""
 
     __slots__ = (
-        "_again", "_call", "_failed", "_free", "_held", "_inner", "_most", "_retries", "_router", "_send", "_tried",
+        "_again", "_call", "_delivery", "_failed", "_free", "_held", "_inner", "_most", "_retries", "_router", "_send",
+        "_tried",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +63,9 @@ class Failover:
         self._most: int | None = None
         #: The last attempt's answer, where it is not on its way.
         self._held: Held | None = None
+        self._delivery = Delivery(call, send) if router.rules.continuation and may_continue(call) else None
+        if self._delivery is not None:
+            self._send = self._delivery
 
     async def run(self) -> None:
         """The whole way. Raises what the inner app raises, and TianjiError where nothing could be sent at all."""
@@ -71,9 +76,11 @@ class Failover:
             self._tried.append(router.table.group(name))
             failure = self._mocked() or await self._group(name)
             if failure is None:
+                if self._delivery is not None and self._delivery.broken:
+                    await self._resume(name, self._delivery)
                 return
             # A target's own list goes before the rest of the list that named it.
-            pending = [*targets(call, router.rules, name, failure), *pending]
+            pending = [*targets(call, router.rules, name, failure, self._tried[-1]), *pending]
             target = next_group(call, router.rules, router.table, failure, pending, self._tried)
             if target is None or call.gone or call.closed:
                 break
@@ -232,6 +239,27 @@ class Failover:
             return
         self._failed.add(attempt.deployment)
         self._router.arrive(runner.trip, call, failure_of(attempt.error, runner.held.status, {}, b"", call))
+
+    async def _resume(self, name: str, delivery: Delivery) -> None:
+        """Have others go on with a stream that broke off, each where the one before stopped."""
+        call, router = self._call, self._router
+        last = call.attempts[-1]
+        self._failed.add(last.deployment)
+        for group in (
+            name,
+            *targets(call, router.rules, name, failure_of(last.error, 0, {}, b"", call), self._tried[-1]),
+        ):
+            unable = {d for d in router.table.serving(group) if not d.prefills}
+            while delivery.broken:
+                try:
+                    trip = await router.depart(call, group, self._failed | unable)
+                except TianjiError:
+                    break  # nobody of this group
+                self._failed.add(trip.attempt.deployment)
+                call.group = group
+                with delivery.resumed():
+                    await self._attempt(trip)
+        await delivery.give_up()
 
     def _ended(self, trip: Trip, held: Held) -> Failure | None:
         """What became of an attempt whose app has returned."""

@@ -34,18 +34,22 @@ def next_group(
     return None
 
 
-def targets(call: Call, rules: RoutingRules, group: str, failure: Failure) -> Sequence[str]:
-    """The list that holds for this failure of this group, in its order."""
+def targets(call: Call, rules: RoutingRules, name: str, failure: Failure, group: str) -> Sequence[str]:
+    """The list that holds for this failure, in its order: of the name that was asked for, or of its group."""
     typed = _TYPED.get(failure.kind, "")
-    asked = _asked(call, typed, group) if typed else None
+    asked = _asked(call, typed, name) if typed else None
     if asked is None and typed:
-        lists: Fallbacks = getattr(rules, typed)
-        asked = listed(lists, group)
+        asked = _of(getattr(rules, typed), name, group)
     if not asked:
-        asked = _asked(call, "fallbacks", group)
+        asked = _asked(call, "fallbacks", name)
         if asked is None:
-            asked = listed(rules.fallbacks, group)
+            asked = _of(rules.fallbacks, name, group)
     return asked
+
+
+def _of(lists: Fallbacks, name: str, group: str) -> Sequence[str]:
+    # An alias that has no list of its own has that of what it stands for.
+    return listed(lists, name) if name in lists else listed(lists, group)
 
 
 def listed(lists: Fallbacks, group: str) -> Sequence[str]:
@@ -65,7 +69,10 @@ def has_any(
     call: Call, rules: RoutingRules, table: Deployments, group: str, failure: Failure, tried: Collection[str]
 ) -> bool:
     """Whether another group would be tried after this one."""
-    return next_group(call, rules, table, failure, targets(call, rules, group, failure), tried) is not None
+    return (
+        next_group(call, rules, table, failure, targets(call, rules, group, failure, table.group(group)), tried)
+        is not None
+    )
 
 
 def check(call: Call) -> None:

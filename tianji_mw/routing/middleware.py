@@ -16,6 +16,7 @@ from tianji_mw.routing.adaptive import Adaptive
 from tianji_mw.routing.base import Deployment, Picker
 from tianji_mw.routing.failover import Failover
 from tianji_mw.routing.held import Held
+from tianji_mw.routing.mirror import Mirrors
 from tianji_mw.routing.retries import asked_retries
 from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.rules import RoutingRules
@@ -61,6 +62,7 @@ class Routing(LLMMiddleware):
         self.rules = rules or RoutingRules()
         self._redis, self._retry_app = redis, retry_app
         self.state: State | None = None
+        self._mirrors = Mirrors(self) if any(d.mirrors for d in deployments.all) else None
 
     @property
     def router(self) -> Router:
@@ -73,6 +75,8 @@ class Routing(LLMMiddleware):
         self.state = await State.open(self.deployments, self.picker, self.rules, runtime, self._redis)
 
     async def aclose(self) -> None:
+        if self._mirrors is not None:
+            await self._mirrors.aclose()
         state, self.state = self.state, None
         if state is not None:
             await state.aclose()
@@ -99,12 +103,20 @@ class Routing(LLMMiddleware):
         if not call.model and not self._inner_shares:
             await inner(send)  # an app may have a model of its own
             return
+        if self._mirrors is not None:
+            self._mirror(call)
         failover = Failover(self.router, call, inner, send, self._again, free=self._inner_shares)
         if not self._inner_shares:
             await failover.run()  # the app listens to the client itself
             return
         async with Watch(call):
             await failover.run()
+
+    def _mirror(self, call: Call) -> None:
+        """Send copies of the call to the groups that the deployments of its group name."""
+        assert self._mirrors is not None
+        groups = {group for deployment in self.deployments.serving(call.model) for group in deployment.mirrors}
+        self._mirrors.send(call, tuple(sorted(groups)))
 
     def _again(self, held: Held) -> bool:
         """Whether the app may be asked again; the gateway says itself what is safe."""

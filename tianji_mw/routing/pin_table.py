@@ -7,7 +7,6 @@ background.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tianji_mw.runtime import Runtime
@@ -40,18 +39,16 @@ class PinTable:
         self._copy_ns = int((min(ttl_s, _COPY_S) if shared is not None else ttl_s) * 1e9)
         self._pins: OrderedDict[str, Pin] = OrderedDict()
 
-    def known(self, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Those of the keys that memory knows, each with its deployment's id, in their order."""
-        now, pins = self._runtime.clock(), self._pins
-        for key in keys:
-            pin = pins.get(key)
-            if pin is None:
-                continue
-            if pin.until > now:
-                pins.move_to_end(key)
-                yield key, pin.id
-            else:
-                del pins[key]
+    def find(self, key: str) -> str | None:
+        """The id of its deployment, if memory knows it."""
+        pin = self._pins.get(key)
+        if pin is None:
+            return None
+        if pin.until > self._runtime.clock():
+            self._pins.move_to_end(key)
+            return pin.id
+        del self._pins[key]
+        return None
 
     def copy(self, key: str, deployment_id: str) -> None:
         """What Redis says of it."""

@@ -149,7 +149,7 @@ def explain(router: Router, call: Call, name: str) -> dict[str, Any]:
         ],
         "refused": _refusal(router, call, trace),
         "retries": _retries(router, call, trace),
-        **_fallbacks(router, call, trace.group),
+        **_fallbacks(router, call, name),
     }
 
 
@@ -190,14 +190,19 @@ def _retries(router: Router, call: Call, trace: Trace) -> int:
     return retries_of(call, router.rules, one, trace.group, _failure(call, "fallbacks"))
 
 
-def _fallbacks(router: Router, call: Call, group: str) -> dict[str, Any]:
-    """The group's own lists by kind of failure, and the way that a call takes when every group fails in turn."""
-    lists = {field: list(targets(call, router.rules, group, _failure(call, field))) for field in _FAILURES}
-    way, name, failure = [group], group, _failure(call, "fallbacks")
-    while (target := next_group(call, router.rules, router.table, name, failure, way)) is not None:
-        way.append(router.table.group(target))
-        name = target
-    return {**lists, "way": way, "max_fallbacks": router.rules.max_fallbacks}
+def _fallbacks(router: Router, call: Call, name: str) -> dict[str, Any]:
+    """The lists by kind of failure, and the way that a call takes when every group fails in turn."""
+    rules, table, way = router.rules, router.table, [router.table.group(name)]
+    lists = {field: list(targets(call, rules, name, _failure(call, field), way[0])) for field in _FAILURES}
+    pending: list[str] = []
+    failure, target = _failure(call, "fallbacks"), name
+    while True:  # as `Failover.run` goes
+        pending = [*targets(call, rules, target, failure, way[-1]), *pending]
+        found = next_group(call, rules, table, failure, pending, way)
+        if found is None:
+            return {**lists, "way": way, "max_fallbacks": rules.max_fallbacks}
+        target = found
+        way.append(table.group(target))
 
 
 def _failure(call: Call, field: str) -> Failure:

@@ -7,7 +7,7 @@ answer says what it was. Who is over `rpm` or `tpm` is left out before: nothing 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import PrivateAttr
@@ -20,6 +20,7 @@ from tianji_mw.routing.ranking import Figures
 if TYPE_CHECKING:
     from tianji_mw.call import Call
     from tianji_mw.facts import Attempt
+    from tianji_mw.runtime import Runtime
 
 _SECOND: Final = 1_000_000_000
 _WINDOW_S: Final = 60
@@ -50,6 +51,10 @@ class LowestUsage(Picker):
             figures = deployments.memo[state] = state.shares if relative else state.tokens
         return figures.least(deployments, runtime.rng)
 
+    def open(self, runtime: Runtime) -> None:
+        """Reports forget what is too old, too."""
+        self._state.clock = runtime.clock
+
     def sent(self, attempt: Attempt, call: Call) -> None:
         """Reserve what it will probably need."""
         state, deployment = self._state, attempt.deployment
@@ -71,13 +76,17 @@ class LowestUsage(Picker):
 
     def report(self, deployment: Deployment) -> Mapping[str, Any]:
         """Tokens of the last minute, with those reserved for calls that run."""
-        return {"tokens_last_minute": int(self._state.tokens.figure.get(deployment, 0))}
+        state = self._state
+        if state.clock is not None:
+            state.forget(state.clock())
+        return {"tokens_last_minute": int(state.tokens.figure.get(deployment, 0))}
 
 
 class _State:
-    __slots__ = ("_latest", "_spent", "lengths", "reserved", "shares", "tokens")
+    __slots__ = ("_latest", "_spent", "clock", "lengths", "reserved", "shares", "tokens")
 
     def __init__(self) -> None:
+        self.clock: Callable[[], int] | None = None
         self.lengths = Lengths()
         self.reserved: dict[Attempt, int] = {}
         #: Tokens of the minute, and what part they are of `tpm`.

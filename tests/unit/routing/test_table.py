@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tianji_mw.errors import NoDeployment, UnknownModel
+from tianji_mw.errors import UnknownModel
 from tianji_mw.providers.mock import Mock
-from tianji_mw.routing.base import Deployment, pattern
-from tianji_mw.routing.table import Deployments
+from tianji_mw.routing.base import Candidates, Deployment, pattern
 from tianji_mw.routing.shuffle import Shuffle
+from tianji_mw.routing.table import Deployments
 from tianji_mw.upstream import Deadlines
 
 NAMES = st.text(alphabet="ab-/.*", min_size=1, max_size=8)
@@ -149,8 +149,8 @@ def test_any_table_serves_or_says_that_it_does_not(names: list[str], asked: str)
 
 
 def shares(deployments: list[Deployment], rounds: int = 20_000) -> Counter[str]:
-    seen = call()
-    return Counter(Shuffle().pick(deployments, seen).model for _ in range(rounds))
+    seen, group = call(), Candidates(deployments)
+    return Counter(Shuffle().pick(group, seen).model for _ in range(rounds))
 
 
 @pytest.mark.parametrize(
@@ -178,19 +178,14 @@ def test_shares_follow_the_weights(fields: list[dict[str, float]], expected: lis
 @given(st.lists(st.sampled_from([None, 0.0]) | st.floats(1e-3, 1e6), min_size=1, max_size=6), st.integers())
 def test_one_of_them_is_chosen_and_never_one_without_weight(weights: list[float | None], seed: int) -> None:
     deployments = [deployment("a", str(i), weight=weight) for i, weight in enumerate(weights)]
-    chosen = Shuffle().pick(deployments, call(seed))
+    chosen = Shuffle().pick(Candidates(deployments), call(seed))
     assert chosen in deployments
     if any(weights) and len(weights) > 1:
         assert chosen.weight
 
 
 def test_the_same_seed_chooses_the_same() -> None:
-    deployments = [deployment("a", str(i)) for i in range(5)]
+    deployments = Candidates(deployment("a", str(i)) for i in range(5))
     first, again = call(7), call(7)
     picks = [(Shuffle().pick(deployments, first), Shuffle().pick(deployments, again)) for _ in range(50)]
     assert all(one is other for one, other in picks)
-
-
-def test_nothing_to_choose_from() -> None:
-    with pytest.raises(NoDeployment, match="No deployment for 'm' is available"):
-        Shuffle().pick([], call())
