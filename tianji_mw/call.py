@@ -340,7 +340,7 @@ class Call:
         else:
             attempt = Attempt(deployment, now)
             self.attempts.append(attempt)
-        attempt.sent, attempt.model = now, deployment.upstream_model(self.group or self.model)
+        attempt.sent, attempt.group = now, self.group
         return attempt
 
     def again(self) -> None:

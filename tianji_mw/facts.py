@@ -51,8 +51,8 @@ class Attempt:
 
     deployment: Deployment
     started: int
-    #: The provider's name of the model.
-    model: str = ""
+    #: The model group that it was made in, where that is not the one that was asked for.
+    group: str = ""
     #: When its request went out.
     sent: int = 0
     #: The HTTP status that the provider answered with; 0 without an answer.

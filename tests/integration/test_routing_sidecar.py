@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.processes import ROOT, Running, environment, sidecar
 from tests.support.stack import ANSWER
@@ -45,6 +47,7 @@ router_settings:
   fallbacks: [{{"wild/*": [gpt]}}, {{"*": [gpt]}}]
   {router}
 general_settings: {{drain_delay_s: 0, {general}}}
+litellm_settings: {{callbacks: [prometheus]}}
 """
 
 
@@ -146,15 +149,21 @@ async def explanations(running: Running) -> None:
 
 
 async def metrics(running: Running) -> None:
-    page = (await get(f"{running.admin_url}/metrics")).text
-    lines = dict(line.rpartition(" ")[::2] for line in page.splitlines() if not line.startswith("#"))
-    assert lines['tianji_deployment_state{deployment="dead",model="gpt"}'] == "2"
-    assert lines['tianji_deployment_state{deployment="good",model="gpt"}'] == "0"
-    assert lines['tianji_deployment_inflight{deployment="good",model="gpt"}'] == "0"
-    assert lines['tianji_routing_retries_total{group="gpt",kind="InternalServer"}'] == "1"
+    """In both formats, as Prometheus reads them."""
+    url = f"{running.admin_url}/metrics"
+    page = (await get(url)).text
+    found = {family.name: family for family in text_string_to_metric_families(page)}
+    opened = (await get(url, {"accept": "application/openmetrics-text"})).text
+    families = openmetrics.text_string_to_metric_families(opened)  # type: ignore[no-untyped-call]
+    assert "tianji_routing_retries" in {family.name for family in families}
+    states = {sample.labels["deployment"]: sample.value for sample in found["tianji_deployment_state"].samples}
+    assert states == {"good": 0, "dead": 2, "wild": 0, "pictures": 0}
+    assert {sample.value for sample in found["tianji_deployment_inflight"].samples} == {0}
     # Names that clients made up count under the pattern that took them.
-    fallbacks = {line: count for line, count in lines.items() if line.startswith("tianji_routing_fallbacks_total")}
-    assert fallbacks == {'tianji_routing_fallbacks_total{from="wild/*",to="gpt",kind="InternalServer"}': "2"}
+    retries = {sample.labels["group"]: sample.value for sample in found["tianji_routing_retries"].samples}
+    assert retries == {"gpt": 1, "wild/*": 4}
+    fallbacks = [(sample.labels, sample.value) for sample in found["tianji_routing_fallbacks"].samples]
+    assert fallbacks == [({"from": "wild/*", "to": "gpt", "kind": "InternalServer"}, 2)]
 
 
 async def test_explain_by_the_config_alone(tmp_path: Path) -> None:

@@ -26,10 +26,8 @@ def strategy(name: str, **fields: Any) -> Picker:
 
 def deployments(*fields: dict[str, Any]) -> Candidates:
     """A group with one deployment for each."""
-    return Candidates(
-        Deployment(**{"id": f"d{i}", "model_name": "m", "model": f"m{i}", "provider": Mock(), "deadlines": Deadlines(), **more})
-        for i, more in enumerate(fields)
-    )  # fmt: skip
+    usual = {"model_name": "m", "provider": Mock(), "deadlines": Deadlines()}
+    return Candidates(Deployment(**{**usual, "id": f"d{i}", "model": f"m{i}", **more}) for i, more in enumerate(fields))
 
 
 def plain(count: int) -> Candidates:
@@ -54,8 +52,9 @@ class World:
 
     def __init__(self, picker: Picker, seed: int = 1) -> None:
         self.picker, self.now = picker, 1000 * S
-        self.runtime: Any = SimpleNamespace(clock=lambda: self.now, rng=random.Random(seed))
-        picker.open(self.runtime)
+        runtime: Any = SimpleNamespace(clock=lambda: self.now, rng=random.Random(seed))
+        picker.open(runtime)
+        self.runtime = runtime
 
     def call(self, *, stream: bool = False, **request: Any) -> Any:
         return Asked(self.runtime, stream=stream, request={"messages": "x" * 400, **request})

@@ -170,7 +170,10 @@ class Cooldowns:
             circuit.repeats += 1
             self._blocks.lift(deployment, "probe")
         circuit.tripped, circuit.until, circuit.reason = True, until, block.detail
-        self._blocks.put(deployment, Block("cooldown", until, block.detail, block.soft))
+        # One process whose network is broken must not take everything from those where calls go well.
+        calls, failures = circuit.minute.counts(now)
+        soft = block.soft or (calls > 0 and failures * 2 <= calls)
+        self._blocks.put(deployment, Block("cooldown", until, block.detail, soft))
 
     def closed(self, deployment: Deployment) -> None:
         """Another process used it with success after its cooldown. One that began since then goes on."""

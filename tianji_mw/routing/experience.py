@@ -24,8 +24,9 @@ _TAU_S: Final = 10.0
 _CALLS: Final = 40.0
 #: More load than usual makes slower in proportion, with so many calls beside those that are counted.
 _BASE: Final = 4.0
-#: What a group's figures take from each sample.
-_SLOWLY: Final = 0.05
+#: Steps of a group's figures; twice as large down as up, so that half of the deployments may be slow.
+_LONGER: Final = 1.02
+_SHORTER: Final = 0.96
 #: Slower than what the group's calls usually take by this factor is an outlier.
 _OUTLIER: Final = 2.5
 #: A failure makes a deployment count as so many times slower.
@@ -70,12 +71,10 @@ class Group:
         return (self.ttft + self.tpot * answer) or 1.0
 
     def learn(self, ttft: float, tpot: float) -> None:
-        """A call that went well; one far out moves the figures only so much."""
-        if not self.ttft:
-            self.ttft, self.tpot = ttft, tpot
-            return
-        self.ttft += _SLOWLY * (min(ttft, _OUTLIER * self.ttft) - self.ttft)
-        self.tpot += _SLOWLY * (min(tpot, _OUTLIER * self.tpot) - self.tpot) if self.tpot else tpot
+        """A call that went well: a small step towards it, so that a third of the calls is faster than the figures."""
+        self.ttft = (self.ttft * (_LONGER if ttft > self.ttft else _SHORTER)) if self.ttft else max(ttft, _LEAST)
+        if tpot:
+            self.tpot = (self.tpot * (_LONGER if tpot > self.tpot else _SHORTER)) if self.tpot else tpot
 
     def doubt(self, seen: Experience, when: int) -> None:
         """Have it probed then, and not when it was said before."""

@@ -84,9 +84,7 @@ class Failover:
             target = next_group(call, router.rules, router.table, failure, pending, self._tried)
             if target is None or call.gone or call.closed:
                 break
-            counts = router.counts.fallbacks
-            step = (self._tried[-1], router.table.group(target), failure.kind)
-            counts[step] = counts.get(step, 0) + 1
+            router.counts.fell_back(router.table.label(name), router.table.label(target), failure.kind)
             self._failed.clear()
             name = call.group = target
         await self._give_up(failure)
@@ -109,15 +107,17 @@ class Failover:
         call, router = self._call, self._router
         failure: Failure | None = None
         retry = 0
-        if (budget := router.retry_budget(name)) is not None:
-            budget.called()
         while True:
             try:
                 trip = await router.depart(call, name, self._failed)
             except TianjiError as error:
                 # Nobody is left; what the last attempt said tells more than that.
                 return failure or failure_of(error, error.status, {}, b"", call)
-            after_s = router.hedging.after_s(name) if router.hedging is not None and not retry and self._free else None
+            label = trip.attempt.deployment.model_name
+            budget = router.retry_budget(label)
+            if budget is not None and not retry:
+                budget.called()
+            after_s = router.hedging.after_s(label) if router.hedging is not None and not retry and self._free else None
             failure = await self._attempt(trip) if after_s is None else await self._race(trip, name, after_s)
             if failure is None:
                 if budget is not None:
@@ -147,12 +147,11 @@ class Failover:
                     return False
                 seconds = 0.0
             self._failed.clear()
-        if not self._in_time(seconds) or not self._affordable(name):
+        if not self._in_time(seconds) or not self._affordable(deployment.model_name):
             return False
         if seconds:
             await call.runtime.sleep(seconds)
-        retries = router.counts.retries
-        retries[name, failure.kind] = retries.get((name, failure.kind), 0) + 1
+        router.counts.retried(deployment.model_name, failure.kind)
         return True
 
     def _worth(self, name: str, failure: Failure) -> bool:
@@ -171,11 +170,11 @@ class Failover:
         call = self._call
         return not call.due or call.runtime.clock() + int(seconds * 1e9) < call.due
 
-    def _affordable(self, name: str) -> bool:
-        budget = self._router.retry_budget(name)
+    def _affordable(self, label: str) -> bool:
+        budget = self._router.retry_budget(label)
         if budget is None or budget.spend():
             return True
-        self._call.runtime.count("retries_refused", name[:200])
+        self._call.runtime.count("retries_refused", label)
         return False
 
     # --- an attempt
@@ -282,7 +281,7 @@ class Failover:
         call, router = self._call, self._router
         attempt.first = call.runtime.clock()
         if router.hedging is not None and attempt.status == 200:
-            router.hedging.took(self._tried[-1], (attempt.first - attempt.started) / 1e9)
+            router.hedging.took(attempt.deployment.model_name, (attempt.first - attempt.started) / 1e9)
         head["headers"] = [
             *head.get("headers", ()),
             *self._router.told.answer(self._call, attempt.deployment, self._tried, self._retries, self._most),

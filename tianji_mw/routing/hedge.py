@@ -136,10 +136,10 @@ class Race:
         while not self._winner.done() and (running := {r.task for r in self._runners if not r.task.done()}):
             await self._one_of(running)
 
-    async def _one_of(self, tasks: set[asyncio.Task[None]], timeout: float | None = None) -> None:
+    async def _one_of(self, tasks: set[asyncio.Task[None]], within_s: float | None = None) -> None:
         """Until one of them has ended, or somebody has won."""
         waited: set[asyncio.Future[Any]] = {*tasks, self._winner}
-        await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waited, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
 
     async def _finished(self) -> list[Runner]:
         if not self._winner.done():

@@ -82,8 +82,8 @@ def read(message: bytes) -> News | None:
         return None
     return News(
         sender=_text(told.get("from")),
-        cooled=[cooled_of(item) for item in _list(told, "cooled")],
-        closed=[_text(item) for item in _list(told, "closed")],
+        cooled=tuple(cooled_of(item) for item in _list(told, "cooled")),
+        closed=tuple(_text(item) for item in _list(told, "closed")),
         load=dict(_load(item) for item in _list(told, "load")),
         bye=told.get("bye") is True,
     )

@@ -44,6 +44,7 @@ async def report(router: Router) -> dict[str, Any]:
     counts = router.counts
     return {
         "strategy": strategy(router),
+        "shared": {"replicas": router.shared.replicas()} if router.shared is not None else None,
         "groups": [
             {
                 "model": name,

@@ -62,6 +62,14 @@ class Counts:
     fallbacks: dict[tuple[str, str, str], int] = field(default_factory=dict)
     picked: dict[Deployment, int] = field(default_factory=dict)
 
+    def retried(self, group: str, kind: str) -> None:
+        """An attempt follows a failure of this kind. Groups are named by `Deployments.label`."""
+        self.retries[group, kind] = self.retries.get((group, kind), 0) + 1
+
+    def fell_back(self, group: str, target: str, kind: str) -> None:
+        """Another group is tried after this one."""
+        self.fallbacks[group, target, kind] = self.fallbacks.get((group, target, kind), 0) + 1
+
 
 class Router:
     """Makes no connection itself; what `shared` gives is that of all processes."""
@@ -77,6 +85,7 @@ class Router:
         shared: Shared | None = None,
     ) -> None:
         self.table, self.picker, self.rules, self.runtime = table, picker, rules, runtime
+        self.shared = shared
         self.blocks = Blocks(runtime)
         self.cooldowns = Cooldowns(rules, self.blocks, runtime, shared.cooled if shared is not None else None)
         self.parallel = Parallel(self.blocks, rules.max_parallel)
@@ -84,7 +93,7 @@ class Router:
         self.budgets = Budgets(table, rules, holds, self.blocks, runtime)
         self.selector = Selector(table, rules, self.blocks)
         self.hedging = Hedging(rules.hedge) if rules.hedge is not None else None
-        self.pins = Pins(rules, runtime, shared)
+        self.pins = Pins(rules, runtime, shared, self.parallel.inflight)
         #: Whether tokens are counted for limits or budgets, so that streams must tell their usage.
         self.counts_tokens = bool(
             self.budgets.of or rules.tag_budgets or any(self.limits.holds_for(d) and d.tpm for d in table.all)

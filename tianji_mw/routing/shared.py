@@ -11,19 +11,17 @@ goes by what it sees itself. Cooldowns are told at once, and lie under a key for
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import orjson
-
-from tianji_mw.counters.lua import key_of
 from tianji_mw.counters.redis import RedisHolds, RedisWindows
 from tianji_mw.redis import shared as shared_redis
 from tianji_mw.redis.channel import Channel
-from tianji_mw.redis.errors import Command, RedisFailed
+from tianji_mw.redis.errors import RedisFailed
 from tianji_mw.routing import news
 from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.blocks import Block
 from tianji_mw.routing.loads import Loads
+from tianji_mw.routing.shared_cooldowns import SharedCooldowns
 from tianji_mw.routing.shared_pins import SharedPins
 from tianji_mw.runtime import Runtime
 
@@ -47,10 +45,11 @@ class Shared:
 
     def __init__(self, redis: Redis, runtime: Runtime, namespace: str = "tianji") -> None:
         prefix = f"{namespace.replace('{', '(').replace('}', ')')}:route"
-        self._redis, self._runtime, self._prefix = redis, runtime, prefix
+        self._runtime = runtime
         self.windows = RedisWindows(redis, runtime, prefix=prefix, replicas=self.replicas)
         self.holds = RedisHolds(redis, runtime, prefix=prefix, replicas=self.replicas)
         self.pins = SharedPins(redis, runtime, prefix)
+        self._cooldowns = SharedCooldowns(redis, runtime, prefix)
         #: Who we are in messages.
         self._me = f"{runtime.rng.getrandbits(64):016x}"
         self._channel = Channel(redis, f"{prefix}:news", heard=self._heard, joined=self._joined)
@@ -61,8 +60,8 @@ class Shared:
         self._own: dict[Deployment, Block] = {}
         self._untold: set[Deployment] = set()
         self._telling: asyncio.Task[None] | None = None
-        #: Deployments whose cooldown was not read since we could hear.
-        self._unread: set[Deployment] = set()
+        #: Ids of deployments whose cooldown was not read since we could hear.
+        self._unread: set[str] = set()
         #: The counts that the others know; when they were told all of them, and whether that went wrong.
         self._said: dict[Deployment, int] = {}
         self._hello = 0
@@ -130,20 +129,12 @@ class Shared:
                     left_s = (block.until - now) / 1e9
                     cooled.append(news.Cooled(deployment.id, left_s, block.detail, block.soft))
             # First the keys: who begins to listen between the two finds the key.
-            kept = await self._keep(cooled)
+            kept = await self._cooldowns.put(cooled)
             messages = [*news.written(self._me, "cooled", [news.said(one) for one in cooled])] if cooled else []
             messages += [*news.written(self._me, "closed", closed)] if closed else []
             if not await self._send(messages) or not kept:
                 self._untold |= told
                 return
-
-    async def _keep(self, cooled: list[news.Cooled]) -> bool:
-        """For those that do not listen now."""
-        commands: list[tuple[str, Command]] = []
-        for one in cooled:
-            name, value = self._name(one.id), orjson.dumps(news.said(one))
-            commands.append((name, ("SET", name, value, "PX", max(1, round(one.seconds * 1000)))))
-        return not self._failed(await self._redis.run_many(commands)) if commands else True
 
     # --- telling loads
 
@@ -165,7 +156,7 @@ class Shared:
         if hello:
             self._hello = now
             self._tell_soon()
-            await self._read(self._unread)
+            await self._read()
             changed = {d: count for d, count in inflight.items() if count or self._said.get(d)}
         self._mute = not await self._send([*news.written(self._me, "load", [(d.id, n) for d, n in changed.items()])])
         if not self._mute:
@@ -178,29 +169,17 @@ class Shared:
         """From now on we hear everything. What was told before stands in Redis, unless Redis has lost it."""
         now = self._runtime.clock()
         self._loads.joined()
-        self._unread = set(self._by_id.values())
-        await self._read(self._unread)
+        self._unread = set(self._by_id)
+        await self._read()
         self._tell_soon(*[deployment for deployment, block in self._own.items() if block.until > now])
 
-    async def _read(self, deployments: set[Deployment]) -> None:
+    async def _read(self) -> None:
         """Cooldowns that lie in Redis."""
-        asked = [*deployments]
-        names = [self._name(deployment.id) for deployment in asked]
-        commands: list[tuple[str, Command]] = [(name, (verb, name)) for name in names for verb in ("GET", "PTTL")]
-        answers = await self._redis.run_many(commands) if commands else []
-        self._failed(answers)
-        for deployment, value, left_ms in zip(asked, answers[::2], answers[1::2], strict=True):
-            if isinstance(value, RedisFailed) or isinstance(left_ms, RedisFailed):
-                continue
-            deployments.discard(deployment)
-            if value is not None and left_ms > 0:
-                self._found(deployment, value, left_ms / 1000)
-
-    def _found(self, deployment: Deployment, value: bytes, left_s: float) -> None:
-        try:
-            self._cooled(news.cooled_of(orjson.loads(value))._replace(id=deployment.id, seconds=left_s))
-        except ValueError:
-            self._runtime.count("routing_messages", "malformed")
+        found = await self._cooldowns.read(self._unread)
+        self._unread.difference_update(found)
+        for cooled in found.values():
+            if cooled is not None:
+                self._cooled(cooled)
 
     async def _heard(self, message: bytes) -> None:
         try:
@@ -246,12 +225,3 @@ class Shared:
             self._runtime.count("routing_errors", f"tell {error.kind}")
             return False
         return True
-
-    def _failed(self, answers: list[Any]) -> bool:
-        failed = next((answer for answer in answers if isinstance(answer, RedisFailed)), None)
-        if failed is not None:
-            self._runtime.count("routing_errors", f"cooldowns {failed.kind}")
-        return failed is not None
-
-    def _name(self, deployment_id: str) -> str:
-        return key_of(self._prefix, deployment_id, "cooldown")

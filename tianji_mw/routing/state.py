@@ -35,15 +35,26 @@ class State:
         """Raises MissingExtra and SetupError for a Redis that cannot work; one that is down is no error."""
         picker.open(runtime)
         if redis is None:
-            return cls(Router(deployments, picker, rules, runtime, LocalWindows(runtime), LocalHolds(runtime)))
+            router = Router(deployments, picker, rules, runtime, LocalWindows(runtime), LocalHolds(runtime))
+            await _watch(router)
+            return cls(router)
         from tianji_mw.routing.shared import Shared
 
         shared = await Shared.open(redis, runtime)
         router = Router(deployments, picker, rules, runtime, shared.windows, shared.holds, shared)
         await shared.join(router)
+        await _watch(router)
         return cls(router, shared)
 
     async def aclose(self) -> None:
         await self.router.aclose()
         if self.shared is not None:
             await self.shared.aclose()
+
+
+async def _watch(router: Router) -> None:
+    """Begin with the background health checks, where there are any."""
+    if router.rules.health.every_s is not None:
+        from tianji_mw.routing.health import health_of
+
+        (await health_of(router)).start()

@@ -56,6 +56,13 @@ class Deployments:
                 return deployments
         raise UnknownModel(f"The model '{model[:200]}' does not exist.", param="model")
 
+    def label(self, model: str) -> str:
+        """The `model_name` that serves it, for counts: names behind a `*` are the clients', and without end."""
+        try:
+            return self.serving(model)[0].model_name
+        except UnknownModel:
+            return ""
+
     def group(self, model: str) -> str:
         """The name that `model` stands for: what an alias means, else itself."""
         return self._alias.get(model, model)

@@ -28,10 +28,10 @@ Build = Callable[..., Any]
 
 
 def config(llm: FakeLLM, model: str = "openai/gpt-4o-2024", name: str = "gpt-4o", **params: Any) -> dict[str, Any]:
-    """One deployment at the fake upstream; a param that is None is left out."""
+    """One deployment at the fake upstream, asked once; a param that is None is left out."""
     base = {"model": model, "api_base": f"{llm.url}/v1", "api_key": KEY, **params}
     entry = {key: value for key, value in base.items() if value is not None}
-    return {"model_list": [{"model_name": name, "litellm_params": entry}]}
+    return {"model_list": [{"model_name": name, "litellm_params": entry}], "router_settings": {"num_retries": 0}}
 
 
 @asynccontextmanager

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-import orjson
 import pytest
 
 from tests.support.calls import a_call
 from tests.support.stack import deployment
 from tianji_mw.call import Call
-from tianji_mw.facts import Attempt
-from tianji_mw.frames import FRAMES_KEY, Annotation, Frame, Reader
 from tianji_mw.identity.base import Identity
 from tianji_mw.routing import pin_table
 from tianji_mw.routing.affinity import Pins, session_of
 from tianji_mw.routing.base import Candidates, Deployment
 from tianji_mw.routing.beginnings import beginnings_of
-from tianji_mw.routing.held import Answer, Held
 from tianji_mw.routing.rules import Affinity, RoutingRules
 from tianji_mw.routing.shared import Shared
 from tianji_mw.runtime import Runtime
@@ -318,84 +314,6 @@ def test_keys_of_short_and_odd_requests() -> None:
     assert (len(text.keys), text.stable) == (2, text.head)
     a_text = {"role": "user", "content": LONG + '"cache_control": 1'}
     assert beginnings_of({"messages": [a_text, {"role": "user", "content": "a"}]}, "s").stable != ""
-
-
-# --- answers that are continued
-
-
-def responses_call(**fields: Any) -> Call:
-    return a_call("responses", identity=ANN, request={"model": "m", "input": "hi", **fields})
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_is_continued_where_it_was_given(pins: Callable[..., Pins], stream: bool) -> None:
-    kept = pins("responses_api_deployment_check", "session_affinity")
-    call = responses_call(litellm_session_id="s")
-    await kept.of(call, "m", ALL)
-    await answered(call, stream=stream)
-    assert call.note(Answer).id == "resp_1"
-    kept.keep(call, "m", D2)
-    other = responses_call(litellm_session_id="t")
-    kept.keep(other, "m", D3)
-    # What it continues goes before its session.
-    assert await pinned(kept, responses_call(previous_response_id="resp_1", litellm_session_id="t")) == "d2"
-    assert await pinned(kept, responses_call(previous_response_id="resp_9", litellm_session_id="t")) == "d3"
-    assert await pinned(kept, responses_call(previous_response_id=["resp_1"])) is None
-
-
-async def answered(call: Call, *, stream: bool) -> list[Any]:
-    """Let an answer pass as the gateway sends it."""
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    held = Held(call, Attempt(D2, 0), send, lambda attempt, head: True)
-    kind = b"text/event-stream" if stream else b"application/json"
-    await held({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
-    response = {"id": "resp_1", "object": "response", "status": "completed", "output": []}
-    if not stream:
-        await held(annotated(call, [orjson.dumps(response)], "whole", more=False))
-        return sent
-    opened = {"type": "response.created", "sequence_number": 0, "response": {**response, "status": "in_progress"}}
-    text = {"type": "response.output_text.delta", "sequence_number": 1, "item_id": "i", "delta": "Hi"}
-    await held(annotated(call, [b"event: ping\n\n", event(opened)], "sse"))
-    assert not sent
-    await held(annotated(call, [event(text)], "sse"))
-    return sent
-
-
-def event(data: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (data["type"].encode(), orjson.dumps(data))
-
-
-def annotated(call: Call, parts: list[bytes], form: Any, *, more: bool = True) -> dict[str, Any]:
-    body = b"".join(parts)
-    frames = Reader(call, form).feed(body, more)
-    return {"type": "http.response.body", "body": body, "more_body": more, FRAMES_KEY: Annotation(body, frames)}
-
-
-async def test_nobody_decodes_an_answer_that_is_not_asked_for() -> None:
-    call = responses_call()
-    await answered(call, stream=False)
-    assert call.counters.decoded == 0
-    assert Answer not in call.notes
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"id":7}', b'{"response":3,"id":"x"}', b"no json"])
-async def test_answers_that_show_no_id(body: bytes) -> None:
-    call = responses_call()
-    call.note(Answer)
-    held = Held(call, Attempt(D2, 0), _nowhere, lambda attempt, head: True)
-    await held({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
-    frame = Frame(body, call, "whole")
-    message = {"type": "http.response.body", "body": body, "more_body": False}
-    await held({**message, FRAMES_KEY: Annotation(body, [frame])})
-    assert call.note(Answer).id == ""
-
-
-async def _nowhere(message: Any) -> None:
-    pass
 
 
 # --- over what processes share

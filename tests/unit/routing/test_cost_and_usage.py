@@ -28,7 +28,7 @@ def test_the_cheapest_for_this_call(prices: list[tuple[float | None, float | Non
     w, group = World(strategy("cost")), priced(*prices)
     for _ in range(60):
         w.serve(group[0], 1.0, tokens=answer)
-    # 100 tokens of text and 4 of the envelope would be counted by `demand`; here the text alone is asked.
+    # The prompt has 400 characters: 100 tokens.
     picked = w.pick(group)
     costs = expected(group, 100, answer)
     assert costs[group.index(picked)] == pytest.approx(min(costs))
@@ -38,6 +38,12 @@ def test_long_answers_are_dear_where_tokens_of_answers_are() -> None:
     w, group = World(strategy("cost")), priced((1e-6, 10e-6), (5e-6, 5e-6))
     assert w.picks(group, max_tokens=10) == {"d0": 1000}
     assert w.picks(group, max_tokens=250) == {"d1": 1000}
+
+
+def test_one_that_is_never_the_cheapest_hides_nobody() -> None:
+    w, group = World(strategy("cost")), priced((1e-6, 10e-6), (5e-6, 9e-6), (6e-6, 1e-6))
+    for answer, best in ((10, "d0"), (50, "d0"), (60, "d2"), (250, "d2")):
+        assert w.picks(group, max_tokens=answer) == {best: 1000}
 
 
 def test_ties_are_decided_at_random_and_a_missing_price_comes_last() -> None:

@@ -19,13 +19,8 @@ from tianji_mw.routing.base import Candidates, Picker
 every = pytest.mark.parametrize("name", STRATEGIES)
 
 #: (what, a number that chooses): a deployment, an attempt, a length of time.
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["send", "send", "send", "ok", "ok", "fail", "late", "bad", "leave", "wait", "elsewhere", "narrow"]),
-        st.integers(0, 1000),
-    ),
-    max_size=60,
-)  # fmt: skip
+WHAT = ["send", "send", "send", "ok", "ok", "fail", "late", "bad", "leave", "wait", "elsewhere", "narrow"]
+STEPS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 1000)), max_size=60)
 LIMITS = {"tpm": 1e5, "rpm": 60.0, "input_cost": 1e-6}
 
 

@@ -167,7 +167,7 @@ def _attempt(call: Call, attempt: Attempt) -> tuple[JSON, ...]:
     if "?" in base or "@" in base:
         base = redact.url(base)
     return (
-        deployment.id, attempt.model or deployment.upstream_model(call.model), provider.name, base, attempt.started,
+        deployment.id, deployment.upstream_model(attempt.group or call.model), provider.name, base, attempt.started,
         attempt.status,
         None if error is None else type(error).__name__,
     )  # fmt: skip

@@ -1,0 +1,209 @@
+"""`adaptive`: what it learns, whom it leaves out, whom it tries again. How good it is: `test_simulation.py`."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.pickers import World, deployments, failed, late, plain, strategy
+from tianji_mw.routing.base import Candidates
+
+
+def world() -> World:
+    return World(strategy("adaptive"))
+
+
+def warm(w: World, group: Candidates, *seconds: float, rounds: int = 20) -> None:
+    for _ in range(rounds):
+        for one, took in zip(group, seconds, strict=True):
+            w.serve(one, took)
+
+
+def test_the_faster_one_is_chosen() -> None:
+    w, group = world(), plain(3)
+    warm(w, group, 1.0, 2.0, 2.0)
+    assert w.picks(group) == {"d0": 1000}
+
+
+def test_nearly_as_fast_is_as_good() -> None:
+    w, group = world(), plain(3)
+    warm(w, group, 1.0, 1.05, 1.05)
+    assert min(w.picks(group, 3000)[one.id] for one in group) > 800
+
+
+def test_load_moves_calls_to_the_slower_one() -> None:
+    w, group = world(), plain(2)
+    warm(w, group, 1.0, 1.5)
+    for _ in range(8):
+        w.send(group[0])
+    assert w.picks(group) == {"d1": 1000}
+    w.picker.elsewhere(group[1], 40)
+    assert w.picks(group) == {"d0": 1000}
+
+
+def test_short_answers_go_to_a_quick_start_and_long_ones_to_a_fast_writer() -> None:
+    w, (quick, writer) = world(), (group := plain(2))
+    for _ in range(20):
+        w.serve(quick, 0.1 + 10.0, tokens=101, first=0.1)
+        w.serve(writer, 1.0 + 1.0, tokens=101, first=1.0)
+    assert w.picks(group, max_tokens=3) == {"d0": 1000}
+    assert w.picks(group, max_tokens=80) == {"d1": 1000}
+    assert w.report(quick)["ttft_ms"] == pytest.approx(100, rel=0.05)
+    assert w.report(writer)["ms_per_output_token"] == pytest.approx(10, rel=0.05)
+
+
+def test_worse_is_believed_sooner_than_better() -> None:
+    w, (one, other) = world(), (group := plain(2))
+    warm(w, group, 1.0, 1.0, rounds=10)
+    before = w.report(one)["ttft_ms"]
+    w.serve(one, 3.0)
+    w.serve(other, 1.0)
+    risen = w.report(one)["ttft_ms"]
+    w.serve(one, 0.2)
+    assert risen - before > 1.5 * (risen - w.report(one)["ttft_ms"]) > 0
+
+
+def test_failures_move_calls_away_until_probes_go_well() -> None:
+    w, group = world(), plain(3)
+    warm(w, group, 1.0, 1.0, 1.0)
+    for _ in range(4):
+        w.fail(group[0])
+    assert w.report(group[0])["doubted"]
+    assert w.picks(group, 1000)["d0"] <= 1000 / 150 + 1
+    probes = 0
+    for _ in range(3000):
+        w.wait(0.1)
+        picked = w.pick(group)
+        probes += picked is group[0] and w.report(group[0])["doubted"]
+        w.serve(picked, 0.2)
+    assert probes <= 8
+    assert not w.report(group[0])["doubted"]
+    assert w.picks(group)["d0"] > 200
+
+
+def test_probes_of_one_that_stays_bad_become_rare() -> None:
+    w, group = world(), plain(3)
+    warm(w, group, 1.0, 1.0, 1.0)
+    when = []
+    for number in range(10_000):
+        picked = w.pick(group)
+        if picked is group[0]:
+            when.append(number)
+            w.fail(picked)
+        else:
+            w.serve(picked, 0.1)
+    assert 5 <= len(when) <= 30
+    assert when[-1] - when[-2] > 1000
+
+
+def test_one_probe_at_a_time() -> None:
+    w, group = world(), plain(3)
+    warm(w, group, 1.0, 20.0, 1.0)
+    sent = []
+    for _ in range(2000):
+        w.wait(0.2)
+        if (picked := w.pick(group)) is group[1]:
+            sent.append(w.send(picked))
+        else:
+            w.serve(picked, 1.0)
+    assert len(sent) == 1
+
+
+def test_a_single_failure_is_soon_forgotten() -> None:
+    w, group = world(), plain(2)
+    warm(w, group, 1.0, 1.0)
+    w.fail(group[0])
+    assert w.picks(group, 30) == {"d1": 30}
+    w.wait(60)
+    assert w.picks(group, 1000)["d0"] > 300
+
+
+def test_a_clients_mistake_speaks_against_nobody() -> None:
+    w, group = world(), plain(2)
+    warm(w, group, 1.0, 1.0)
+    for _ in range(20):
+        w.fail(group[0], failed(400))
+    assert w.report(group[0])["failing"] == 0
+
+
+def test_an_attempt_that_hangs_is_noticed_before_it_ends() -> None:
+    w, group = world(), plain(2)
+    warm(w, group, 1.0, 1.0)
+    w.send(group[0])
+    w.send(group[1])[0].first = w.now + 1
+    w.wait(20)
+    assert w.picks(group) == {"d1": 1000}
+
+
+def test_abandoned_for_being_slow_counts_as_slow() -> None:
+    w, group = world(), plain(2)
+    warm(w, group, 1.0, 1.0)
+    for _ in range(3):
+        sent = w.send(group[0], stream=True)
+        w.wait(10)
+        w.end(sent, abandoned=True)
+    assert w.picks(group, 100) == {"d1": 100}
+    assert w.report(group[0])["failing"] == 0
+
+
+def test_a_slow_one_is_tried_again_when_time_has_passed() -> None:
+    w, group = world(), plain(2)
+    warm(w, group, 1.0, 1.4)
+    assert w.picks(group, 100) == {"d0": 100}
+    for _ in range(200):
+        w.wait(0.2)
+        w.serve(group[0], 1.0)
+    assert w.picks(group)["d1"] > 200
+    w.send(group[1])
+    assert w.picks(group) == {"d0": 1000}
+
+
+def test_a_new_one_is_given_a_chance_and_not_everything() -> None:
+    w, group = world(), plain(3)
+    warm(w, Candidates(group[:2]), 1.0, 1.0)
+    assert 200 < w.picks(group)["d2"] < 500
+    for _ in range(3):
+        w.send(group[2])
+    assert "d2" not in w.picks(group)
+
+
+def test_explicit_weights_are_followed() -> None:
+    w, group = world(), deployments({"weight": 3}, {"weight": 1})
+    warm(w, group, 9.0, 1.0)
+    assert 700 < w.picks(group)["d0"] < 800
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_limits_are_weights(count: int) -> None:
+    w, group = world(), deployments(*[{"rpm": 900}, {"rpm": 100}] * (count // 2))
+    warm(w, group, *[1.0] * count)
+    shares = w.picks(group, 4000)
+    large = sum(shares[one.id] for one in group if one.rpm == 900)
+    assert 0.85 < large / 4000 < 0.95
+
+
+@pytest.mark.parametrize("error", [failed(), failed(429), late()])
+def test_when_all_fail_alike_all_are_chosen(error: Exception) -> None:
+    w, group = world(), plain(4)
+    for _ in range(10):
+        for one in group:
+            w.fail(one, error, seconds=1.0)
+    assert min(w.picks(group)[one.id] for one in group) > 100
+
+
+def test_the_good_ones_of_many_are_found() -> None:
+    w, group = world(), plain(40)
+    warm(w, group, *[1.0] * 20, *[30.0] * 20, rounds=5)
+    shares = w.picks(group, 4000)
+    assert sum(shares[one.id] for one in group[:20]) > 3960
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=1, max_size=30), st.integers(0, 500))
+def test_any_durations_give_figures(seconds: list[float], tokens: int) -> None:
+    w, group = world(), plain(2)
+    for took in seconds:
+        w.serve(group[0], took, tokens=tokens)
+        w.serve(group[1], took, tokens=tokens, first=took)
+    assert w.pick(group) in group
+    assert 0 < w.report(group[0])["ttft_ms"] + 1e-3 < 1e9
