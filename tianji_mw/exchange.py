@@ -259,8 +259,7 @@ class Exchange:
                 await self._emit(rest, response, "sse")
             raise UpstreamTruncated(f"The provider '{name}' broke off in the middle of its stream.", provider=name)
         if reader.failed:
-            text = f"The provider '{name}' ended its stream with an error."
-            self._call.fail(UpstreamError(text, provider=name), self._attempt)
+            self._call.fail(self._error_inside(orjson.dumps(reader.error), response), self._attempt)
         await self._emit(rest, response, "sse", last=True)
 
     async def _emit(

@@ -225,6 +225,11 @@ class Reader:
         return any(frame.kind == "error" for frame in self._recent)
 
     @property
+    def error(self) -> JSON:
+        """What that event says."""
+        return next((frame.data for frame in self._recent if frame.kind == "error"), None)
+
+    @property
     def ended(self) -> bool:
         """Whether the client was told that the answer is complete. Always true for forms other than streams."""
         if self._form != "sse":

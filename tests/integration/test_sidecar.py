@@ -95,6 +95,7 @@ def test_admin_endpoints_answer_on_the_admin_port_alone(tmp_path: Path) -> None:
         assert 'tianji_edge_total{reason="refused_400"} 1' in httpx.get(running.admin_url + "/metrics").text
         assert [layer["layer"] for layer in httpx.get(running.admin_url + "/-/stack").json()] == [
             "Authentication",
+            "Routing",
             "Gateway",
         ]
         assert "sk-" not in httpx.get(running.admin_url + "/-/config").text
@@ -184,11 +185,11 @@ def test_check_names_every_wrong_place_at_once(tmp_path: Path) -> None:
 def test_keys_without_effect_are_named_and_strict_makes_them_errors(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
-        "model_list:\n  - {model_name: a, litellm_params: {model: mock/echo}}\nlitellm_settings:\n  num_retries: 3\n"
+        "model_list:\n  - {model_name: a, litellm_params: {model: mock/echo}}\nlitellm_settings:\n  force_ipv4: true\n"
     )
     relaxed, strict = cli("check", "--config", str(path)), cli("check", "--strict", "--config", str(path))
     assert relaxed.returncode == 0
-    assert f"{path}:4: litellm_settings.num_retries: not implemented yet" in relaxed.stdout
+    assert f"{path}:4: litellm_settings.force_ipv4: not implemented yet" in relaxed.stdout
     assert strict.returncode == 1
     assert cli("run", "--strict", "--config", str(path)).returncode == 1
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tianji_mw.compose.provider import is_built_in
 from tianji_mw.config.routing_values import seconds_of
+from tianji_mw.errors import SetupError
+from tianji_mw.routing.tag import checked
 from tianji_mw.upstream import Deadlines
 
 if TYPE_CHECKING:
@@ -19,6 +21,11 @@ def routing_fields(
 ) -> dict[str, Any]:
     """Fields of the `Deployment` that `entry` is; `model` is the provider's own name of its model."""
     params, info = entry.params, entry.model_info
+    for at, pattern in enumerate(params.tag_regex):
+        try:
+            checked(pattern)
+        except SetupError as error:
+            raise settings.error(error.message, "model_list", index, "params", "tag_regex", at) from None
     return {
         "weight": params.weight,
         "rpm": _first(entry.rpm, params.rpm, info.rpm),

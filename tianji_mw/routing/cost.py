@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-
-from pydantic import PrivateAttr
 
 from tianji_mw.routing.base import Candidates, Deployment, Picker
 from tianji_mw.routing.demand import demand_of
@@ -30,7 +29,10 @@ class Cost(Picker):
     names: ClassVar[tuple[str, ...]] = ("cost-based-routing", "lowest-cost")
     limits: ClassVar[bool] = True
 
-    _lengths: Lengths = PrivateAttr(default_factory=Lengths)
+    # A pydantic private attribute costs twenty times as much to read.
+    @cached_property
+    def _lengths(self) -> Lengths:
+        return Lengths()
 
     def pick(self, deployments: Candidates, call: Call) -> Deployment:
         """One of the cheapest for this call."""

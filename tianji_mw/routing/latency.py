@@ -11,9 +11,10 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 from tianji_mw.errors import UpstreamTimeout
 from tianji_mw.routing.base import Candidates, Deployment, Picker
@@ -44,7 +45,10 @@ class Latency(Picker):
     #: Compare streams by this percentile of their first tokens, 0 to 1, and not by their mean.
     ttft_percentile: float | None = Field(None, ge=0, le=1)
 
-    _state: _State = PrivateAttr(default_factory=lambda: _State())
+    # A pydantic private attribute costs twenty times as much to read.
+    @cached_property
+    def _state(self) -> _State:
+        return _State()
 
     def pick(self, deployments: Candidates, call: Call) -> Deployment:
         """One of the fastest."""

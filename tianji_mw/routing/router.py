@@ -184,8 +184,7 @@ class Router:
         elif failure is None:
             self.cooldowns.succeeded(deployment)
         else:
-            alone = len(self.table.serving(call.group or call.model)) == 1
-            self.cooldowns.failed(deployment, failure, alone=alone)
+            self.cooldowns.failed(deployment, failure, alone=self.table.alone(deployment))
         if trip.reserved is not None:
             self._later(self.limits.settle(deployment, trip.reserved, attempt))
         if trip.tags is not None:

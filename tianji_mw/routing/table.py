@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -21,7 +22,7 @@ class Deployments:
     tianji_mw.errors.UnknownModel: The model 'gpt-4o' does not exist.
     """
 
-    __slots__ = ("_alias", "_by_id", "_exact", "_hidden", "_patterns", "all")
+    __slots__ = ("_alias", "_by_id", "_exact", "_hidden", "_patterns", "_shared", "all")
 
     def __init__(
         self, deployments: Sequence[Deployment], aliases: Mapping[str, str] | None = None, hidden: Sequence[str] = ()
@@ -34,6 +35,7 @@ class Deployments:
         for deployment in self.all:
             table = wild if "*" in deployment.model_name else exact
             table.setdefault(deployment.model_name, []).append(deployment)
+        self._shared = Counter(deployment.model_name for deployment in self.all)
         self._exact = {name: Candidates(group) for name, group in exact.items()}
         # The most specific pattern wins: the one with the most letters that are not `*`.
         ordered = sorted(wild, key=lambda name: (-len(name.replace("*", "")), name))
@@ -55,6 +57,10 @@ class Deployments:
             if len(name) <= _MAX_NAME and compiled.fullmatch(name):
                 return deployments
         raise UnknownModel(f"The model '{model[:200]}' does not exist.", param="model")
+
+    def alone(self, deployment: Deployment) -> bool:
+        """Whether no other deployment has its public name."""
+        return self._shared[deployment.model_name] == 1
 
     def label(self, model: str) -> str:
         """The `model_name` that serves it, for counts: names behind a `*` are the clients', and without end."""

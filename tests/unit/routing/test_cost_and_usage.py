@@ -123,6 +123,15 @@ def test_the_usual_answer_is_learned() -> None:
     assert used(w, group)[0] - before == 100 + 40
 
 
+def test_answers_that_were_cut_off_teach_no_length() -> None:
+    w, (one,) = World(strategy("cost")), plain(1)
+    for error, abandoned in ((failed(), False), (None, True)):
+        sent = w.send(one)
+        sent[0].output_tokens = 5000
+        w.end(sent, error=error, abandoned=abandoned)
+    assert w.report(one)["expected_output_tokens"] == 256
+
+
 # --- least busy
 
 
