@@ -22,7 +22,6 @@ from tianji_mw.providers import classify
 from tianji_mw.providers.base import SHOWN
 from tianji_mw.taps import FOLLOWED_KEY, send_error, send_error_end, with_headers
 from tianji_mw.upstream import UpstreamRequest
-from tianji_mw.watch import Watch
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -95,18 +94,16 @@ class Exchange:
         return self._context
 
     async def run(self) -> None:
-        """The whole attempt. Raises ClientGone when the client leaves; other failures become answers."""
-        call = self._call
+        """The whole attempt; failures become answers. Whoever runs it watches the client."""
         response: UpstreamResponse | None = None
-        async with Watch(call):
-            try:
-                response = await self._open()
-                await self._relay(response)
-            except TianjiError as error:
-                await self._fail(error)
-            finally:
-                if response is not None:
-                    response.close()
+        try:
+            response = await self._open()
+            await self._relay(response)
+        except TianjiError as error:
+            await self._fail(error)
+        finally:
+            if response is not None:
+                response.close()
 
     async def _open(self) -> UpstreamResponse:
         """Send; the answer's head. A status of 400 and above raises the provider's error."""

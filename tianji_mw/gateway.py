@@ -25,6 +25,7 @@ from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.shuffle import shuffled
 from tianji_mw.routing.table import Deployments
 from tianji_mw.taps import send_error
+from tianji_mw.watch import Watch
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -97,7 +98,12 @@ class Gateway(LLMMiddleware):
                 deployment = call.deployment
                 if deployment is None:  # there is no Routing layer
                     deployment = call.deployment = shuffled(self.deployments.serving(call.model), call)
-                await Exchange(call, self._plan(deployment, api), send).run()
+                exchange = Exchange(call, self._plan(deployment, api), send)
+                if call.on_abandoned is not None:  # routing watches the client, over all attempts
+                    await exchange.run()
+                else:
+                    async with Watch(call):
+                        await exchange.run()
         except TianjiError as error:
             # Nothing has been sent yet: an exchange answers its own failures.
             call.fail(error)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Request fields that say what happens to the others.
 _OF_FIELDS: Final = frozenset({"drop_params", "additional_drop_params", "allowed_openai_params"})
+#: LiteLLM's headers for the limits of one request.
+_TIMEOUTS: Final = frozenset({b"x-litellm-timeout", b"x-litellm-stream-timeout"})
 _ASK_USAGE: Final = b'{"include_usage":true}'
 #: APIs whose streams tell usage only when asked.
 _USAGE_ON_REQUEST: Final = frozenset({"chat_completions", "completions"})
@@ -198,6 +200,8 @@ def _asked_timeout(call: Call, *, stream: bool) -> float | None:
     asked: JSON = request.get("stream_timeout" if stream and "stream_timeout" in request else "timeout")
     if asked is None:
         headers = call.headers
+        if headers.isdisjoint(_TIMEOUTS):
+            return None
         text = (headers.get("x-litellm-stream-timeout") if stream else None) or headers.get("x-litellm-timeout")
         if not text:
             return None

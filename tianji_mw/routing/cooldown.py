@@ -51,6 +51,11 @@ class Minute:
         self._calls[at] += 1
         self._failures[at] += failed
 
+    def worked(self, now: int) -> None:
+        """A call that did not fail."""
+        number = now // _SLICE_NS
+        self._calls[number % _SLICES if number == self._slice else self._at(now)] += 1
+
     def counts(self, now: int) -> tuple[int, int]:
         """Calls and failures."""
         self._at(now)
@@ -61,6 +66,8 @@ class Minute:
 
     def _at(self, now: int) -> int:
         number = now // _SLICE_NS
+        if number == self._slice:
+            return number % _SLICES
         for passed in range(max(self._slice + 1, number - _SLICES + 1), number + 1):
             self._calls[passed % _SLICES] = self._failures[passed % _SLICES] = 0
         self._slice = max(self._slice, number)
@@ -119,7 +126,7 @@ class Cooldowns:
         if circuit is None:
             circuit = self._circuits[deployment] = Circuit()
         now = self._runtime.clock()
-        circuit.minute.note(now, failed=False)
+        circuit.minute.worked(now)
         circuit.row = 0
         if circuit.tripped and circuit.until <= now:
             self._close(deployment, circuit, now)

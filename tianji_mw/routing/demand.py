@@ -6,7 +6,7 @@ sum. Answers are expected to be as long as those the model gave lately, within t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from tianji_mw.apis.base import JSON
 
@@ -27,15 +27,28 @@ _FILES: Final = frozenset({"image_url", "input_audio", "file", "source", "inline
 
 
 class Demand:
-    """`call.note(Demand)`: read `input_tokens` and `most_output` through `of`."""
+    """What one call asks for; `demand_of` makes it. The prompt is only counted when somebody wants to know."""
 
-    __slots__ = ("input_tokens", "known", "most_output")
+    __slots__ = ("_call", "_input", "most_output")
 
-    def __init__(self) -> None:
-        self.known = False
-        self.input_tokens = 0
-        #: The request's own limit of the answer; None where it has none.
-        self.most_output: int | None = None
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._input: int | None = None
+        request = call.request
+        #: The request's own limit of the answer; None where it has none. Embeddings and the like write none.
+        self.most_output: int | None = None if call.api.streams else 0
+        for name in _LIMITS:
+            limit = request.get(name)
+            if type(limit) is int and limit > 0 and (self.most_output is None or limit < self.most_output):
+                self.most_output = limit
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt."""
+        if self._input is None:
+            request = self._call.request
+            self._input = tokens_of([request[name] for name in _SPOKEN if name in request])
+        return self._input
 
     def output(self, usual: float) -> float:
         """Tokens of the answer where answers usually have `usual`."""
@@ -47,17 +60,11 @@ class Demand:
 
 
 def demand_of(call: Call) -> Demand:
-    """The call's demand, estimated at the first question."""
-    demand = call.note(Demand)
-    if not demand.known:
-        demand.known = True
-        request = call.request
-        demand.input_tokens = tokens_of([request[name] for name in _SPOKEN if name in request])
-        given = [value for name in _LIMITS if type(value := request.get(name)) is int and value > 0]
-        demand.most_output = min(given) if given else None
-        if not call.api.streams:
-            demand.most_output = 0  # embeddings and the like have no tokens to write
-    return demand
+    """The call's demand, made at the first question."""
+    found = call.notes.get(Demand)
+    if found is None:
+        found = call.notes[Demand] = Demand(call)
+    return cast(Demand, found)
 
 
 def tokens_of(value: JSON) -> int:

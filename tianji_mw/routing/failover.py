@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tianji_mw.errors import NoDeployment, TianjiError, UpstreamError
@@ -22,6 +22,7 @@ from tianji_mw.routing.hedge import Race, Runner
 from tianji_mw.routing.held import Held
 from tianji_mw.routing.retries import has_policy, retries_of, wait_s
 from tianji_mw.routing.router import Router, Trip
+from tianji_mw.routing.wishes import MOCKED, speaks
 from tianji_mw.taps import send_error
 
 if TYPE_CHECKING:
@@ -33,12 +34,6 @@ if TYPE_CHECKING:
 
 #: Errors that leave nothing to wait for: another group is asked at once, where there is one.
 _NO_WAIT: Final = frozenset({"RateLimit"})
-_MOCKED: Final[Mapping[str, tuple[int, str | None]]] = {
-    "mock_testing_fallbacks": (500, None),
-    "mock_testing_context_fallbacks": (400, "context_length_exceeded"),
-    "mock_testing_content_policy_fallbacks": (400, "content_policy_violation"),
-    "mock_testing_rate_limit_error": (429, "rate_limit_exceeded"),
-}
 
 
 class Failover:
@@ -46,7 +41,7 @@ class Failover:
 
     __slots__ = (
         "_again", "_call", "_delivery", "_failed", "_free", "_held", "_inner", "_most", "_retries", "_router", "_send",
-        "_tried",
+        "_tried", "_wishes",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +58,7 @@ class Failover:
         self._most: int | None = None
         #: The last attempt's answer, where it is not on its way.
         self._held: Held | None = None
+        self._wishes = speaks(call)
         self._delivery = Delivery(call, send) if router.rules.continuation and may_continue(call) else None
         if self._delivery is not None:
             self._send = self._delivery
@@ -74,7 +70,7 @@ class Failover:
         pending: list[str] = []
         while True:
             self._tried.append(router.table.group(name))
-            failure = self._mocked() or await self._group(name)
+            failure = (self._mocked() if self._wishes else None) or await self._group(name)
             if failure is None:
                 if self._delivery is not None and self._delivery.broken:
                     await self._resume(name, self._delivery)
@@ -94,7 +90,7 @@ class Failover:
         request = self._call.request
         if len(self._tried) > 1:
             return None
-        for switch, (status, code) in _MOCKED.items():
+        for switch, (status, code) in MOCKED.items():
             if request.get(switch) is True:
                 error = UpstreamError(f"This failure was asked for by '{switch}'.", status=status, code=code)
                 return failure_of(error, status, {}, b"", self._call)
@@ -114,14 +110,10 @@ class Failover:
                 # Nobody is left; what the last attempt said tells more than that.
                 return failure or failure_of(error, error.status, {}, b"", call)
             label = trip.attempt.deployment.model_name
-            budget = router.retry_budget(label)
-            if budget is not None and not retry:
-                budget.called()
             after_s = router.hedging.after_s(label) if router.hedging is not None and not retry and self._free else None
             failure = await self._attempt(trip) if after_s is None else await self._race(trip, name, after_s)
             if failure is None:
-                if budget is not None:
-                    budget.succeeded()
+                router.succeeded(label)
                 return None
             if not await self._may_retry(name, trip.attempt.deployment, failure, retry):
                 return failure
@@ -147,7 +139,7 @@ class Failover:
                     return False
                 seconds = 0.0
             self._failed.clear()
-        if not self._in_time(seconds) or not self._affordable(deployment.model_name):
+        if not self._in_time(seconds) or not self._affordable(deployment.model_name, first=not retry):
             return False
         if seconds:
             await call.runtime.sleep(seconds)
@@ -170,9 +162,8 @@ class Failover:
         call = self._call
         return not call.due or call.runtime.clock() + int(seconds * 1e9) < call.due
 
-    def _affordable(self, label: str) -> bool:
-        budget = self._router.retry_budget(label)
-        if budget is None or budget.spend():
+    def _affordable(self, label: str, *, first: bool) -> bool:
+        if self._router.retry_left(label, first=first):
             return True
         self._call.runtime.count("retries_refused", label)
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from tianji_mw.frames import FRAMES_KEY, Annotation, Form, form_of
+from tianji_mw.frames import FRAMES_KEY, Annotation, form_of
 from tianji_mw.taps import Closed, header
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Held:
     """The channel. `committed` is called with the head, which it may still add headers to; False: somebody else won."""
 
     __slots__ = (
-        "_attempt", "_call", "_committed", "_events", "_form", "_messages", "_send", "_size", "committed", "lost",
+        "_attempt", "_call", "_committed", "_events", "_messages", "_send", "_size", "committed", "lost",
         "status",
     )  # fmt: skip
 
@@ -50,7 +50,6 @@ class Held:
         self._committed = committed
         self._messages: list[Message] = []
         self._size = self._events = 0
-        self._form: Form = "opaque"
         #: The answer is on its way to the client.
         self.committed = False
         #: Another attempt answers the client.
@@ -66,7 +65,6 @@ class Held:
         self._messages.append(message)
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._form = form_of(header(message.get("headers", ()), b"content-type"))
         elif message["type"] != "http.response.body" or self._content(message):
             await self.release()
 
@@ -77,8 +75,10 @@ class Held:
         self._size += len(body)
         if self.status >= 400 or (last and self._attempt.error is not None):
             return self._size > _MOST
-        if last or self._form != "sse":
-            return last or bool(body)
+        if last:
+            return True
+        if form_of(header(self._messages[0].get("headers", ()), b"content-type")) != "sse":
+            return bool(body)
         note: Annotation | None = message.get(FRAMES_KEY)
         if note is None or note.body is not body:
             return bool(body)  # an app of somebody else: its first bytes are its answer

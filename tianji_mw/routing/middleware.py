@@ -22,6 +22,7 @@ from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.routing.state import State
 from tianji_mw.routing.table import Deployments
+from tianji_mw.routing.wishes import speaks
 from tianji_mw.runtime import Runtime
 from tianji_mw.watch import Watch
 
@@ -92,9 +93,9 @@ class Routing(LLMMiddleware):
             call.due = call.timings.received + int(rules.total_timeout_s * 1e9)
         if self.router.counts_tokens:
             call.want_usage = True
-        # What is wrong in the request is refused before anything is tried.
-        asked_retries(call)
-        fallbacks.check(call)
+        if speaks(call):  # what is wrong in it is refused before anything is tried
+            asked_retries(call)
+            fallbacks.check(call)
 
     async def around(self, call: Call, inner: Inner, send: Send) -> None:
         if call.api.name in _NOT_ROUTED:

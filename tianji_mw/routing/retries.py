@@ -17,6 +17,7 @@ from tianji_mw.routing.rules import RoutingRules
 if TYPE_CHECKING:
     from tianji_mw.call import Call
 
+_HEADERS: Final = frozenset({b"x-litellm-num-retries", b"x-tianji-num-retries"})
 #: A client may not ask for more.
 MOST_RETRIES: Final = 10
 #: Waits without a word of the upstream: 0.5 s, doubled, at most 8 s, as OpenAI's SDKs do.
@@ -29,18 +30,18 @@ _SAVED: Final = 100.0
 
 
 class RetryBudget:
-    """A group's account: each call and each success pay in, each retry takes one out."""
+    """A group's account: each call that succeeds pays one in, one that fails a share; each retry takes one out."""
 
     __slots__ = ("_left", "_share")
 
     def __init__(self, share: float) -> None:
         self._share, self._left = share, _SAVED
 
-    def called(self) -> None:
-        self._left = min(_SAVED, self._left + self._share)
-
     def succeeded(self) -> None:
         self._left = min(_SAVED, self._left + 1.0)
+
+    def failed(self) -> None:
+        self._left = min(_SAVED, self._left + self._share)
 
     def spend(self) -> bool:
         """Whether one more retry is left, which is spent then."""
@@ -72,9 +73,9 @@ def asked_retries(call: Call) -> int | None:
     """The request's own `num_retries`. Raises InvalidRequest."""
     value = call.request.get("num_retries")
     if value is None:
-        text = call.headers.get("x-litellm-num-retries") or call.headers.get("x-tianji-num-retries")
-        if not text:
+        if call.headers.isdisjoint(_HEADERS):
             return None
+        text = call.headers.get("x-litellm-num-retries") or call.headers.get("x-tianji-num-retries")
         value = int(text) if text.isdecimal() and len(text) < 4 else text
     if type(value) is not int or not 0 <= value <= MOST_RETRIES:
         raise InvalidRequest(f"'num_retries' must be a whole number from 0 to {MOST_RETRIES}.", param="num_retries")

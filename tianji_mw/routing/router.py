@@ -94,6 +94,8 @@ class Router:
         self.selector = Selector(table, rules, self.blocks)
         self.hedging = Hedging(rules.hedge) if rules.hedge is not None else None
         self.pins = Pins(rules, runtime, shared, self.parallel.inflight)
+        #: Deployments whose calls are counted for limits or budgets.
+        self._counted = frozenset(d for d in table.all if self.limits.holds_for(d) or self.budgets.holds_for(d))
         #: Whether tokens are counted for limits or budgets, so that streams must tell their usage.
         self.counts_tokens = bool(
             self.budgets.of or rules.tag_budgets or any(self.limits.holds_for(d) and d.tpm for d in table.all)
@@ -121,7 +123,7 @@ class Router:
                 raise self._nobody(call, name, failed)
             pinned = await self.pins.of(call, self.table.group(name), candidates) if self.pins.used else None
             deployment = pinned or self._picked(call, candidates)
-            if self.limits.holds_for(deployment) or self.budgets.holds_for(deployment):
+            if deployment in self._counted:
                 trip = await self._reserved(deployment, call)
                 if trip is None:
                     continue
@@ -231,11 +233,23 @@ class Router:
 
     # --- accounts
 
-    def retry_budget(self, group: str) -> RetryBudget | None:
+    def succeeded(self, label: str) -> None:
+        """A call of this group was answered."""
+        budget = self._retry_budgets.get(label)
+        if budget is not None:
+            budget.succeeded()
+
+    def retry_left(self, label: str, *, first: bool) -> bool:
+        """Whether the group may afford one more retry, which is spent then. `first`: it is the call's first one."""
         share = self.rules.retry_budget
         if share is None:
-            return None
-        return self._retry_budgets.setdefault(group, RetryBudget(share))
+            return True
+        budget = self._retry_budgets.get(label)
+        if budget is None:  # kept from the first failure on: before that, everything is left
+            budget = self._retry_budgets[label] = RetryBudget(share)
+        if first:
+            budget.failed()
+        return budget.spend()
 
     def _later(self, settling: Coroutine[Any, Any, None]) -> None:
         """Count it when there is time: the client has its answer."""
