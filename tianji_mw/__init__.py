@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tianji_mw.providers.base import Provider
     from tianji_mw.records import NotDelivered, Record
     from tianji_mw.redact import Secret
+    from tianji_mw.routing.base import Candidates, Deployment, Picker
+    from tianji_mw.routing.middleware import Routing
+    from tianji_mw.routing.rules import RoutingRules
+    from tianji_mw.routing.table import Deployments
     from tianji_mw.runtime import Runtime
     from tianji_mw.secrets.base import SecretStore, SecretValue
     from tianji_mw.secrets.middleware import Secrets
@@ -40,6 +44,9 @@ _HOMES: Final = {
     "Call": "call",
     "Callback": "callbacks.base",
     "Callbacks": "callbacks.middleware",
+    "Candidates": "routing.base",
+    "Deployment": "routing.base",
+    "Deployments": "routing.table",
     "Gateway": "gateway",
     "Guardrail": "guardrails.base",
     "Guardrails": "guardrails.middleware",
@@ -49,8 +56,11 @@ _HOMES: Final = {
     "LLMMiddleware": "driver",
     "Limits": "call",
     "NotDelivered": "records",
+    "Picker": "routing.base",
     "Provider": "providers.base",
     "Record": "records",
+    "Routing": "routing.middleware",
+    "RoutingRules": "routing.rules",
     "Runtime": "runtime",
     "Secret": "redact",
     "SecretStore": "secrets.base",
@@ -72,6 +82,9 @@ __all__ = [
     "Call",
     "Callback",
     "Callbacks",
+    "Candidates",
+    "Deployment",
+    "Deployments",
     "Gateway",
     "Guardrail",
     "Guardrails",
@@ -81,8 +94,11 @@ __all__ = [
     "LLMMiddleware",
     "Limits",
     "NotDelivered",
+    "Picker",
     "Provider",
     "Record",
+    "Routing",
+    "RoutingRules",
     "Runtime",
     "Secret",
     "SecretStore",

@@ -28,12 +28,17 @@ class Stack:
         self._app = self.wrap(terminal) if terminal is not None else None
 
     @classmethod
-    def from_config(cls, path: str | Path, *, env: Mapping[str, str] | None = None) -> Stack:
-        """The stack a config file describes, ending in the gateway. Raises ConfigErrors."""
+    def from_config(
+        cls, path: str | Path, *, env: Mapping[str, str] | None = None, terminal: ASGIApp | None = None
+    ) -> Stack:
+        """The stack a config file describes, ending in the gateway, or in `terminal`, an app of yours.
+
+        Your app then finds in `call.deployment` which entry of `model_list` routing has chosen. Raises ConfigErrors.
+        """
         from tianji_mw.compose import compose
         from tianji_mw.config import load
 
-        return compose(load(path, env=env), env=env)
+        return compose(load(path, env=env), env=env, terminal=terminal)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """The layers around `app`."""

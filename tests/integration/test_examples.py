@@ -76,6 +76,31 @@ def test_a_cache_alone(tmp_path: Path) -> None:
         assert client.post("/v1/chat/completions", json=CHAT).headers["x-cache"] == "BYPASS"
 
 
+def test_routing_alone(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "examples.fastapi_routing:app", "--port", str(port)]
+    with server(command, tmp_path, port=port) as running, httpx.Client(base_url=running.url, timeout=20) as client:
+        answers = [client.post("/v1/chat/completions", json={**CHAT, "model": "chat"}) for _ in range(20)]
+        assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {"mock/echo at west"}
+        assert {answer.headers["x-litellm-model-id"] for answer in answers} == {"west"}
+        retried = [answer.headers["x-litellm-attempted-retries"] for answer in answers]
+        assert 0 < retried.count("1") <= 5
+
+
+def test_the_config_with_routing(tmp_path: Path) -> None:
+    with sidecar(tmp_path, (ROOT / "examples/routing.yaml").read_text()) as running:
+        body = {**CHAT, "model": "chat"}
+        seen = {
+            httpx.post(f"{running.url}/v1/chat/completions", json=body).headers["x-litellm-model-id"] for _ in range(30)
+        }
+        assert seen == {"east", "west"}
+        report = httpx.get(f"{running.admin_url}/-/routing").json()
+        assert sum(one["picked"] for group in report["groups"] for one in group["deployments"]) == 30
+        body["mock_testing_fallbacks"] = True
+        answer = httpx.post(f"{running.url}/v1/chat/completions", json=body)
+        assert answer.headers["x-litellm-model-group"] == "backup"
+
+
 def test_the_config_with_a_cache(tmp_path: Path) -> None:
     with sidecar(tmp_path, (ROOT / "examples/cache.yaml").read_text()) as running:
         url, key = f"{running.url}/v1/chat/completions", {"authorization": "Bearer sk-team-a"}
