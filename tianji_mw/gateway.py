@@ -126,12 +126,13 @@ class Gateway(LLMMiddleware):
 
     async def _models(self, call: Call, path: str, send: Send) -> None:
         """`GET /v1/models` and `/v1/models/{id}`: only names the caller may use."""
-        names = [n for n in self.deployments.names() if call.identity is None or call.identity.allows(n)]
+        team = call.identity.team if call.identity is not None else ""
+        names = [n for n in self.deployments.names(team) if call.identity is None or call.identity.allows(n)]
         _, found, wanted = path.rpartition("/models/")
         anthropic = "anthropic-version" in call.headers
         shape = _anthropic_model if anthropic else _openai_model
         if found and wanted:
-            self.deployments.serving(wanted)
+            self.deployments.serving(wanted, team)
             if call.identity is not None and not call.identity.allows(wanted):
                 raise UnknownModel(f"The model '{wanted[:200]}' does not exist.", param="model")
             body: object = shape(wanted)

@@ -184,18 +184,19 @@ def deadlines_for(call: Call, deployment: Deployment, *, stream: bool) -> Deadli
     All attempts of a call share what is left of its total time. Raises InvalidRequest.
     """
     found = (deployment.stream_deadlines if stream else None) or deployment.deadlines
-    asked = _asked_timeout(call, stream=stream)
+    asked = asked_timeout(call, stream=stream)
     if asked is not None:
         first, between = _sooner(found.first_byte_s, asked), _sooner(found.between_bytes_s, asked)
-        found = replace(found, first_byte_s=first, between_bytes_s=between, total_s=found.total_s if stream else asked)
+        total = found.total_s if stream else _sooner(found.total_s, asked)
+        found = replace(found, first_byte_s=first, between_bytes_s=between, total_s=total)
     if call.due:
         left = max((call.due - call.runtime.clock()) / 1e9, 0.001)
         found = replace(found, first_byte_s=_sooner(found.first_byte_s, left), total_s=_sooner(found.total_s, left))
     return found
 
 
-def _asked_timeout(call: Call, *, stream: bool) -> float | None:
-    """Seconds, by the request's body, else by LiteLLM's headers; None where it asks for none."""
+def asked_timeout(call: Call, *, stream: bool) -> float | None:
+    """Seconds, by the request's body, else by LiteLLM's headers; None where it asks for none. Raises InvalidRequest."""
     request = call.request
     asked: JSON = request.get("stream_timeout" if stream and "stream_timeout" in request else "timeout")
     if asked is None:

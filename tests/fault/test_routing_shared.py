@@ -21,12 +21,15 @@ from tianji_mw.routing import loads
 from tianji_mw.routing.base import Candidates, Deployment
 from tianji_mw.routing.blocks import Block
 from tianji_mw.routing.failure import Failure
+from tianji_mw.routing.health import health_of
 from tianji_mw.routing.least_busy import LeastBusy
 from tianji_mw.routing.router import Router
-from tianji_mw.routing.rules import RoutingRules
+from tianji_mw.routing.rules import HealthRules, RoutingRules
 from tianji_mw.routing.shared import Shared
+from tianji_mw.routing.state import State
 from tianji_mw.routing.table import Deployments
 from tianji_mw.runtime import Runtime
+from tianji_mw.testing import FakeLLM
 
 pytestmark = pytest.mark.slow
 
@@ -128,6 +131,30 @@ async def remains(condition: Callable[[], bool], seconds: float) -> None:
     while time.perf_counter() < ends:
         assert condition()
         await asyncio.sleep(0.01)
+
+
+# --- health checks
+
+
+async def test_one_process_makes_the_health_checks_of_all(tmp_path: Path) -> None:
+    rules = RoutingRules(health=HealthRules(every_s=2.0, routing=True))
+    async with FakeLLM() as llm, AsyncExitStack() as stack:
+        with redis_server(tmp_path) as server:
+            states = []
+            for _ in range(3):
+                runtime = await stack.enter_async_context(Runtime())
+                table = Deployments([deployment(llm.url, id="poor")])
+                redis = RedisSettings(host="127.0.0.1", port=server.port)
+                states.append(await State.open(table, LeastBusy(), rules, runtime, redis))
+            checks = [await health_of(state.router) for state in states]
+            [poor] = {state.router.table.all[0].id for state in states}
+            await until(lambda: all(check.latest for check in checks))
+            found = [next(iter(check.latest.values())) for check in checks]
+            assert poor == "poor"
+            assert {one.state for one in found} == {"unhealthy"}
+            assert [one.how for one in found].count("probe") == len(llm.requests) == 1
+            for state in states:
+                await state.aclose()
 
 
 # --- cooldowns

@@ -35,6 +35,7 @@ def routing_fields(
         "tags": frozenset((*entry.tags, *params.tags)),
         "tag_regex": params.tag_regex,
         "team": info.team_id or "",
+        "team_model_name": info.team_public_model_name or "",
         "region": params.region_name or "",
         "input_cost": _first(params.input_cost_per_token, info.input_cost_per_token),
         "output_cost": _first(params.output_cost_per_token, info.output_cost_per_token),

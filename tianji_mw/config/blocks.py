@@ -118,6 +118,8 @@ class ModelInfo(Block):
     base_model: Name | None = None
     #: Only calls of this team may use it.
     team_id: Annotated[Name, BeforeValidator(_text_of_number)] | None = None
+    #: The name by which that team asks for it, besides `model_name`.
+    team_public_model_name: Name | None = None
     #: Of a prompt; without the first, the second counts.
     max_input_tokens: Count | None = None
     max_tokens: Count | None = None

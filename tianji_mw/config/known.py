@@ -49,7 +49,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             auto_router_embedding_model mock_testing_fallbacks rpd tpd {_COSTS}
         """),
         "model_info": _names(f"""
-            max_output_tokens access_groups team_public_model_name health_check_voice
+            max_output_tokens access_groups health_check_voice
             supports_vision supports_function_calling supports_tool_choice
             supports_parallel_function_calling supports_response_schema supports_system_messages
             supports_prompt_caching supports_reasoning supports_audio_input supports_audio_output supports_pdf_input

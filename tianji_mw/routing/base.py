@@ -56,6 +56,8 @@ class Deployment:
     tag_regex: tuple[str, ...] = ()
     #: Only calls of this team may use it; empty: everybody.
     team: str = ""
+    #: The name by which that team asks for it, besides `model_name`.
+    team_model_name: str = ""
     region: str = ""
     #: US dollars per token; None: not known.
     input_cost: float | None = None

@@ -30,6 +30,10 @@ class Block:
     soft: bool = False
 
 
+#: Key of the public names of some deployments, in their memo.
+_NAMES: Final = "names"
+
+
 class _Group:
     """What is known of the deployments of one public name."""
 
@@ -69,23 +73,38 @@ class Blocks:
         now = self._runtime.clock()
         return [block for block in self._of.get(deployment, {}).values() if block.until > now]
 
+    def kept(self, deployment: Deployment) -> list[Block]:
+        """The blocks by which `free` has just left it out; time that has passed since then ends none of them."""
+        return [*self._of.get(deployment, {}).values()]
+
+    def soft(self, deployment: Deployment) -> bool:
+        """Whether it may be used when nobody else is there."""
+        return all(block.soft for block in self._of.get(deployment, {}).values())
+
     def free(self, group: Candidates) -> Candidates:
         """Those of a group that nothing blocks; where there are none, those whose blocks are all soft. May be empty."""
-        state = self._groups.get(group[0].model_name)
-        if state is None:
+        names: tuple[str, ...] | None = group.memo.get(_NAMES)
+        if names is None:
+            names = group.memo[_NAMES] = tuple({deployment.model_name for deployment in group})
+        version = 0
+        for name in names:  # nearly always one
+            state = self._groups.get(name)
+            if state is not None:
+                if state.next_end <= self._runtime.clock():
+                    self._end(name, state)
+                version += state.version
+        if not version:
             return group
-        if state.next_end <= self._runtime.clock():
-            self._end(group[0].model_name, state)
         known: tuple[int, Candidates] | None = group.memo.get(self)
-        if known is None or known[0] != state.version:
-            known = group.memo[self] = (state.version, self._left(group))
+        if known is None or known[0] != version:
+            known = group.memo[self] = (version, self._left(group))
         return known[1]
 
     def _left(self, group: Candidates) -> Candidates:
         free = [deployment for deployment in group if deployment not in self._of]
         if len(free) == len(group):
             return group
-        return Candidates(free or [d for d in group if all(block.soft for block in self._of[d].values())])
+        return Candidates(free or [deployment for deployment in group if self.soft(deployment)])
 
     def _end(self, name: str, state: _Group) -> None:
         """Take out the blocks of a group whose time is over."""

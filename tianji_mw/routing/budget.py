@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Tokens of an answer that nobody has limited and nobody has seen the like of.
 _UNSEEN: Final = 4_096
+#: No model writes more: who asks for more than that must not hold what is left for everybody else.
+_MOST_OUTPUT: Final = 1 << 17
 #: How soon a budget is looked at again whose rest is held; another process may have let go of it.
 _MOMENT_S: Final = 0.5
 
@@ -96,6 +98,7 @@ class Budgets:
         output = demand.most_output
         if output is None:
             output = self._longest.get(deployment) or _UNSEEN
+        output = min(output, _MOST_OUTPUT)
         return cost_of(deployment, demand.input_tokens, output)
 
     def _block(self, purse: Purse, deployment: Deployment, spent: float, ends_s: float) -> None:
@@ -108,7 +111,9 @@ class Budgets:
         if purse.kind == "tag":
             return
         blocked = [d for d in (self._all if purse.kind == "provider" else (deployment,)) if purse in self.of.get(d, ())]
-        detail = f"{purse.kind} {purse.name}: ${spent:.6g} of ${purse.budget.limit:g} spent"
+        # Clients read it: ids of deployments are the operator's.
+        whose = purse.name if purse.kind == "provider" else "its own"
+        detail = f"{purse.kind}, {whose}: ${spent:.6g} of ${purse.budget.limit:g} spent"
         if not over:
             detail, ends_s = f"{detail}, the rest is held by calls on their way", _MOMENT_S
             self._held[purse] = blocked

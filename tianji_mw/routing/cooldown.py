@@ -29,6 +29,10 @@ _ENOUGH_ALONE: Final = 1_000
 _ROW: Final = 5
 _ROW_UNREACHABLE: Final = 3
 _LONGEST_S: Final = 300.0
+#: An upstream may ask for more, up to this: one call an hour finds out whether it meant it.
+_LONGEST_ASKED_S: Final = 3600.0
+#: Cooldowns double so often at most; far above what it takes to reach the longest.
+_DOUBLINGS: Final = 20
 _RAMP_NS: Final = 30_000_000_000
 #: A call that tries a deployment after its cooldown holds others off for so long at most.
 _PROBE_NS: Final = 60_000_000_000
@@ -114,12 +118,14 @@ class Cooldowns:
 
     # --- what happens
 
-    def began(self, deployment: Deployment) -> None:
-        """A call is on its way; after a cooldown it is the only one, until it is known how it ends."""
+    def began(self, deployment: Deployment) -> bool:
+        """A call is on its way; True: it tries a deployment after its cooldown, alone until it is known how it ends."""
         circuit = self._circuits.get(deployment)
         if circuit is not None and circuit.tripped and circuit.until <= (now := self._runtime.clock()):
             soft = self._mostly_works(circuit, now)
             self._blocks.put(deployment, Block("probe", now + _PROBE_NS, circuit.reason, soft))
+            return True
+        return False
 
     def succeeded(self, deployment: Deployment) -> None:
         circuit = self._circuits.get(deployment)
@@ -150,16 +156,18 @@ class Cooldowns:
         if not (probe or self._too_many(deployment, circuit, failure, now, alone=alone)):
             return False
         circuit.repeats = circuit.repeats + 1 if probe else 0
-        seconds = self._seconds(deployment, failure) * 2**circuit.repeats
+        first = self._seconds(deployment, failure)
+        seconds = min(first * 2.0 ** min(circuit.repeats, _DOUBLINGS), max(_LONGEST_S, first))
         if seconds <= 0:
             circuit.tripped = False
             return False
-        self._trip(deployment, circuit, failure, min(seconds, max(_LONGEST_S, failure.wait_s or 0.0)), now)
+        self._trip(deployment, circuit, failure, seconds, now)
         return True
 
-    def abandoned(self, deployment: Deployment) -> None:
-        """A call was given up before it could tell anything."""
-        self._blocks.lift(deployment, "probe")
+    def abandoned(self, deployment: Deployment, *, probe: bool) -> None:
+        """A call was given up before it could tell anything. `probe`: what `began` said of it."""
+        if probe:
+            self._blocks.lift(deployment, "probe")
 
     # --- what happens elsewhere
 
@@ -221,9 +229,10 @@ class Cooldowns:
         return failure.kind in deployment.allowed_fails_policy or failure.kind in self._rules.allowed_fails_policy
 
     def _seconds(self, deployment: Deployment, failure: Failure) -> float:
+        """Of the first cooldown of a row."""
         if deployment.cooldown_s is not None:
             return deployment.cooldown_s
-        return failure.wait_s or self._rules.cooldown_s
+        return min(failure.wait_s, _LONGEST_ASKED_S) if failure.wait_s else self._rules.cooldown_s
 
     def _mostly_works(self, circuit: Circuit, now: int) -> bool:
         calls, failures = circuit.minute.counts(now)

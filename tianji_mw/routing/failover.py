@@ -22,6 +22,7 @@ from tianji_mw.routing.hedge import Race, Runner
 from tianji_mw.routing.held import Held
 from tianji_mw.routing.retries import has_policy, retries_of, wait_s
 from tianji_mw.routing.router import Router, Trip
+from tianji_mw.routing.selector import team_of
 from tianji_mw.routing.wishes import MOCKED, speaks
 from tianji_mw.taps import send_error
 
@@ -239,7 +240,7 @@ class Failover:
             name,
             *targets(call, router.rules, name, failure_of(last.error, 0, {}, b"", call), self._tried[-1]),
         ):
-            unable = {d for d in router.table.serving(group) if not d.prefills}
+            unable = {d for d in router.table.serving(group, team_of(call)) if not d.prefills}
             while delivery.broken:
                 try:
                     trip = await router.depart(call, group, self._failed | unable)

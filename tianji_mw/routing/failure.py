@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tianji_mw import outgoing
 from tianji_mw.errors import (
     InvalidRequest,
     NoDeployment,
@@ -35,6 +36,8 @@ _KINDS: Final[Mapping[int, Kind]] = {
     401: "Authentication", 402: "Authentication", 403: "Authentication", 404: "NotFound", 408: "Timeout",
     429: "RateLimit", 502: "BadGateway", 503: "ServiceUnavailable", 504: "Timeout", 529: "ServiceUnavailable",
 }  # fmt: skip
+#: Timers ring late, never early; this is for what clocks round.
+_SLACK_S: Final = 0.005
 _POLICY: Final = frozenset({"content_filter", "content_policy_violation"})
 
 
@@ -88,8 +91,8 @@ def _of_upstream(error: UpstreamError, call: Call) -> Failure:
     if error.code in _POLICY:
         return Failure("ContentPolicyViolation", error.status, error, False, False, True, False, False, None)
     failure = _of_status(error.status, headers, body, error, call)
-    if isinstance(error, UpstreamTimeout) and _own_timeout(call):
-        return failure._replace(counts=False)  # the client's patience says nothing of the deployment
+    if isinstance(error, UpstreamTimeout) and (_out_of_time(call) or _own_timeout(call)):
+        return failure._replace(counts=False)
     if isinstance(error, UpstreamUnreachable):
         return failure._replace(unreachable=True)
     return failure
@@ -115,7 +118,16 @@ def _of_status(status: int, headers: Mapping[str, str], body: bytes, error: Tian
     )
 
 
+def _out_of_time(call: Call) -> bool:
+    """Whether the call's time was over, and most of it had been spent before this attempt."""
+    now, sent = call.runtime.clock(), call.timings.sent_upstream
+    return 0 < call.due <= now + int(_SLACK_S * 1e9) and 2 * (now - sent) < call.due - call.timings.received
+
+
 def _own_timeout(call: Call) -> bool:
-    return any(name in call.request for name in ("timeout", "stream_timeout")) or any(
-        name in call.headers for name in ("x-litellm-timeout", "x-litellm-stream-timeout")
-    )
+    """Whether it was the client's patience that ended: that says nothing of the deployment."""
+    try:
+        asked = outgoing.asked_timeout(call, stream=call.stream and call.api.streams)
+    except InvalidRequest:  # nobody heeded it
+        return False
+    return asked is not None and (call.runtime.clock() - call.timings.sent_upstream) / 1e9 >= asked - _SLACK_S

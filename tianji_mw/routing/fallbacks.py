@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Final
 
 from tianji_mw.apis.base import JSON
 from tianji_mw.errors import InvalidRequest, UnknownModel
 from tianji_mw.routing.failure import Failure
 from tianji_mw.routing.rules import Fallbacks, RoutingRules
+from tianji_mw.routing.selector import group_for
 from tianji_mw.routing.table import Deployments
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call
 
 _TYPED = {"ContextWindow": "context_window_fallbacks", "ContentPolicyViolation": "content_policy_fallbacks"}
+#: Names that a request may list: each is looked at after each failure.
+_MOST_NAMES: Final = 100
 
 
 def next_group(
@@ -26,12 +30,20 @@ def next_group(
     tried: Collection[str],
 ) -> str | None:
     """The first of these groups that the caller may use and that was not tried; None when there is none."""
-    if not failure.falls_back or call.request.get("disable_fallbacks") is True or len(tried) > rules.max_fallbacks:
-        return None
-    for target in listed:
-        if table.group(target) not in tried and _usable(call, table, target):
-            return target
-    return None
+    return next(usable(call, rules, table, failure, listed, tried), None)
+
+
+def usable(
+    call: Call,
+    rules: RoutingRules,
+    table: Deployments,
+    failure: Failure,
+    listed: Sequence[str],
+    tried: Collection[str],
+) -> Iterator[str]:
+    """All of these groups that the caller may use and that were not tried."""
+    if failure.falls_back and call.request.get("disable_fallbacks") is not True and len(tried) <= rules.max_fallbacks:
+        yield from (name for name in listed if table.group(name) not in tried and _allowed(call, table, name))
 
 
 def targets(call: Call, rules: RoutingRules, name: str, failure: Failure, group: str) -> Sequence[str]:
@@ -78,13 +90,13 @@ def has_any(
 def check(call: Call) -> None:
     """Raise InvalidRequest for lists of the request that cannot be used, before anything is tried."""
     for field in ("fallbacks", *_TYPED.values()):
-        _asked(call, field, "")
+        _asked(call, field, None)
 
 
-def _asked(call: Call, field: str, group: str) -> Sequence[str] | None:
+def _asked(call: Call, field: str, group: str | None) -> Sequence[str] | None:
     """The request's own list: names, or lists by group as in the config; None where it has none.
 
-    Raises InvalidRequest.
+    `group` None: the lists of all groups together. Raises InvalidRequest.
     """
     value = call.request.get(field)
     if value is None:
@@ -93,9 +105,11 @@ def _asked(call: Call, field: str, group: str) -> Sequence[str] | None:
     for entry in value if isinstance(value, list) else [value]:
         by_group = isinstance(entry, dict) and entry and all(isinstance(found, list) for found in entry.values())
         if by_group and "messages" not in entry:
-            names += listed(entry, group)
+            names += chain(*entry.values()) if group is None else listed(entry, group)
         else:
             names.append(entry)
+        if len(names) > _MOST_NAMES:
+            raise InvalidRequest(f"'{field}' may hold {_MOST_NAMES} names at most.", param=field)
     return [_name(entry, field) for entry in names]
 
 
@@ -110,11 +124,11 @@ def _name(entry: JSON, field: str) -> str:
     return entry
 
 
-def _usable(call: Call, table: Deployments, target: str) -> bool:
+def _allowed(call: Call, table: Deployments, target: str) -> bool:
     if call.identity is not None and not call.identity.allows(target):
         return False
     try:
-        table.serving(target)
+        group_for(call, table, target)
     except UnknownModel:
         return False
     return True

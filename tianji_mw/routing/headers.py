@@ -17,8 +17,8 @@ _RETRIES: Final = b"x-litellm-attempted-retries"
 _FALLBACKS: Final = b"x-litellm-attempted-fallbacks"
 _MOST: Final = b"x-litellm-max-retries"
 _NONE: Final = ((_RETRIES, b"0"), (_FALLBACKS, b"0"))
-#: What could end a header line early.
-_LINE_ENDS: Final = str.maketrans("", "", "\r\n\0")
+#: What no header may hold (RFC 9110, section 5.5): servers refuse the whole answer for it.
+_CONTROLS: Final = dict.fromkeys([*range(32), 127])
 _REMEMBERED: Final = 10_000
 
 
@@ -76,4 +76,4 @@ def _counted(tried: Sequence[str], retries: int, most: int | None) -> list[RawHe
 
 
 def _clean(text: str) -> bytes:
-    return text.translate(_LINE_ENDS).encode("latin-1", "replace")
+    return text.translate(_CONTROLS).strip().encode("latin-1", "replace").strip()

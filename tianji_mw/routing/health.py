@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.blocks import Block
 from tianji_mw.routing.health_probe import Probe, mode_of, probe, unasked
+from tianji_mw.routing.news import Checked
 from tianji_mw.routing.rules import HealthRules
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class HealthChecks:
         #: Where several processes share their state: whether it is this one that asks now, for all of them.
         self.lock: Callable[[], Awaitable[bool]] | None = None
         #: Hears of each probe, to tell other processes; theirs come in through `heard`.
-        self.told: Callable[[Deployment, Health], None] | None = None
+        self.told: Callable[[Checked], None] | None = None
         self._places = asyncio.Semaphore(max(1, rules.concurrency))
         self._running: dict[Deployment, asyncio.Task[None]] = {}
         self._started = False
@@ -114,13 +115,15 @@ class HealthChecks:
                 self.latest[deployment] = Health("healthy", "traffic", now, wall)
                 self._router.blocks.lift(deployment, "health")
 
-    def heard(self, deployment: Deployment, health: Health) -> None:
+    def heard(self, deployment: Deployment, check: Checked) -> None:
         """Another process has asked it."""
-        self.latest[deployment] = health
-        if health.state == "healthy":
+        state: Literal["healthy", "unhealthy"] = "healthy" if check.healthy else "unhealthy"
+        now, wall = self._runtime.clock(), self._runtime.wall()
+        self.latest[deployment] = Health(state, "elsewhere", now, wall, status=check.status)
+        if check.healthy:
             self._router.blocks.lift(deployment, "health")
-        elif health.state == "unhealthy" and self._rules.routing:
-            self._block(deployment, f"status {health.status}" if health.status else "")
+        elif self._rules.routing:
+            self._block(deployment, f"status {check.status}" if check.status else "")
 
     def _troubled(self, deployment: Deployment) -> bool:
         calls, failures = self._router.cooldowns.counts(deployment)
@@ -182,7 +185,7 @@ class HealthChecks:
             self._clear(deployment)
         self.latest[deployment] = health
         if self.told is not None:
-            self.told(deployment, health)
+            self.told(Checked(deployment.id, health.state == "healthy", health.status))
 
     def _speaks_against(self, deployment: Deployment, failure: Failure) -> bool:
         """Whether it should change who is chosen. A request that was guessed, and not understood, says nothing."""

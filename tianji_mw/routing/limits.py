@@ -51,6 +51,14 @@ class Limits:
         self._runtime.count("deployment_limits", refused.key)
         return None
 
+    async def give_back(self, deployment: Deployment, reserved: int, attempt: Attempt) -> None:
+        """Nothing was sent: take out what `take` has reserved."""
+        at = attempt.started / 1e9
+        if deployment.rpm is not None:
+            await self._windows.settle(deployment.id, "rpm", -1, at=at)
+        if deployment.tpm is not None and reserved:
+            await self._windows.settle(deployment.id, "tpm", -reserved, at=at)
+
     async def settle(self, deployment: Deployment, reserved: int, attempt: Attempt) -> None:
         """Count what a call really used in the place of what was reserved."""
         used = attempt.input_tokens + attempt.output_tokens

@@ -20,6 +20,7 @@ from tianji_mw.routing.mirror import Mirrors
 from tianji_mw.routing.retries import asked_retries
 from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.rules import RoutingRules
+from tianji_mw.routing.selector import team_of
 from tianji_mw.routing.state import State
 from tianji_mw.routing.table import Deployments
 from tianji_mw.routing.wishes import speaks
@@ -116,7 +117,9 @@ class Routing(LLMMiddleware):
     def _mirror(self, call: Call) -> None:
         """Send copies of the call to the groups that the deployments of its group name."""
         assert self._mirrors is not None
-        groups = {group for deployment in self.deployments.serving(call.model) for group in deployment.mirrors}
+        groups = {
+            group for deployment in self.deployments.serving(call.model, team_of(call)) for group in deployment.mirrors
+        }
         self._mirrors.send(call, tuple(sorted(groups)))
 
     def _again(self, held: Held) -> bool:

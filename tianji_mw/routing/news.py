@@ -18,8 +18,9 @@ _MOST_HEARD: Final = 4 * MOST_BYTES
 _LONGEST_S: Final = 86_400.0
 _MOST_CALLS: Final = 1_000_000
 _MOST_DETAIL: Final = 200
+_HIGHEST_STATUS: Final = 999
 
-Field = Literal["cooled", "closed", "load"]
+Field = Literal["cooled", "closed", "load", "health"]
 Item = str | Sequence[str | float | bool]
 
 
@@ -32,12 +33,21 @@ class Cooled(NamedTuple):
     soft: bool = False
 
 
+class Checked(NamedTuple):
+    """A deployment that was asked how it is: `healthy` or `unhealthy`, with the HTTP status of a failure."""
+
+    id: str
+    healthy: bool
+    status: int = 0
+
+
 @dataclass(slots=True, frozen=True, kw_only=True)
 class News:
     """One message."""
 
     sender: str
     cooled: Sequence[Cooled] = ()
+    health: Sequence[Checked] = ()
     #: Deployments that were used with success after their cooldown.
     closed: Sequence[str] = ()
     #: Calls in flight, by deployment id; the others are as they were.
@@ -84,6 +94,7 @@ def read(message: bytes) -> News | None:
         sender=_text(told.get("from")),
         cooled=tuple(cooled_of(item) for item in _list(told, "cooled")),
         closed=tuple(_text(item) for item in _list(told, "closed")),
+        health=tuple(_checked(item) for item in _list(told, "health")),
         load=dict(_load(item) for item in _list(told, "load")),
         bye=told.get("bye") is True,
     )
@@ -97,6 +108,15 @@ def cooled_of(item: Any) -> Cooled:
     if type(seconds) not in (int, float) or not 0 < seconds <= _LONGEST_S or not isinstance(detail, str):
         raise ValueError("no cooldown")
     return Cooled(_text(name), float(seconds), detail[:_MOST_DETAIL], soft is True)
+
+
+def _checked(item: Any) -> Checked:
+    if not isinstance(item, list) or len(item) != 3:
+        raise ValueError("a check has three parts")
+    name, healthy, status = item
+    if type(healthy) is not bool or type(status) is not int or not 0 <= status <= _HIGHEST_STATUS:
+        raise ValueError("no check")
+    return Checked(_text(name), healthy, status)
 
 
 def _load(item: Any) -> tuple[str, int]:

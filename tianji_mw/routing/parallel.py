@@ -7,7 +7,8 @@ line; past that it is refused with 503 and `retry-after`.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from bisect import insort
+from collections.abc import Iterable
 from typing import Final
 
 from tianji_mw.routing.base import Deployment
@@ -19,14 +20,26 @@ LONGEST_LINE: Final = 1_000
 LONGEST_WAIT_S: Final = 30.0
 
 
+class Turn:
+    """One call's place in the line; it keeps it where somebody else was quicker. `since`: when it began to wait."""
+
+    __slots__ = ("called", "names", "number", "since")
+
+    def __init__(self, number: int, names: tuple[str, ...], since: int) -> None:
+        self.number, self.names, self.since = number, names, since
+        #: Set when there may be a place; None while it does not wait.
+        self.called: asyncio.Future[None] | None = None
+
+
 class Parallel:
-    """The counts, and the lines."""
+    """The counts, and the lines: one for each public name, in the order in which calls began to wait."""
 
     def __init__(self, blocks: Blocks, most: int | None) -> None:
         self._blocks = blocks
         self._most = most
         self.inflight: dict[Deployment, int] = {}
-        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        self._lines: dict[str, list[Turn]] = {}
+        self._numbers = 0
 
     def began(self, deployment: Deployment) -> None:
         count = self.inflight[deployment] = self.inflight.get(deployment, 0) + 1
@@ -40,42 +53,54 @@ class Parallel:
         if most is not None and count < most:
             if count == most - 1:
                 self._blocks.lift(deployment, "parallel")
-            self._call_next(deployment.model_name)
+            self._call_next((deployment.model_name,))
 
-    async def place(self, group: str, seconds: float, *, again: bool = False) -> bool:
-        """Wait until somebody of the group has a place; False when none came in time, or the line is too long.
+    def turn(self, names: Iterable[str], since: int) -> Turn | None:
+        """A place at the end of the line for deployments of these public names; None where it is too long."""
+        found = tuple(names)
+        if any(self.waiting(name) >= LONGEST_LINE for name in found):
+            return None
+        self._numbers += 1
+        return Turn(self._numbers, found, since)
 
-        `again`: somebody was quicker, and this call keeps its place at the front.
-        """
-        line = self._lines.setdefault(group, deque())
-        if len(line) >= LONGEST_LINE or seconds <= 0:
+    async def place(self, turn: Turn, seconds: float) -> bool:
+        """Wait until somebody has a place; False when none came in time."""
+        if seconds <= 0:
             return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if again:
-            line.appendleft(turn)
-        else:
-            line.append(turn)
+        lines = [self._lines.setdefault(name, []) for name in turn.names]
+        for line in lines:
+            insort(line, turn, key=_number)
+        called = turn.called = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(min(seconds, LONGEST_WAIT_S)):
-                await turn
+                await called
         except TimeoutError:
-            return False
+            return called.done() and not called.cancelled()  # called in the very moment in which its time was over
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._call_next(group)  # the place goes to the next one
+            if called.done() and not called.cancelled():
+                self.pass_on(turn)
             raise
         finally:
-            if turn in line:
-                line.remove(turn)
+            turn.called = None
+            for line in lines:
+                if turn in line:
+                    line.remove(turn)
         return True
 
-    def waiting(self, group: str) -> int:
-        return len(self._lines.get(group, ()))
+    def pass_on(self, turn: Turn) -> None:
+        """A call that was called does not take the place: the next one behind it may."""
+        self._call_next(turn.names, behind=turn.number)
 
-    def _call_next(self, group: str) -> None:
-        line = self._lines.get(group)
-        while line:
-            turn = line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def waiting(self, name: str) -> int:
+        return len(self._lines.get(name, ()))
+
+    def _call_next(self, names: Iterable[str], *, behind: int = 0) -> None:
+        for name in names:
+            for turn in self._lines.get(name, ()):
+                if turn.number > behind and turn.called is not None and not turn.called.done():
+                    turn.called.set_result(None)
+                    return
+
+
+def _number(turn: Turn) -> int:
+    return turn.number

@@ -21,6 +21,8 @@ _MILLISECONDS: Final = ("retry-after-ms", "x-ms-retry-after-ms")
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+")
 _UNIT_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+#: Nobody waits longer: what asks for more says nothing.
+_MOST_S: Final = 1e9
 #: Our prefix of a provider's headers.
 _SHOWN: Final = "llm_provider-"
 _LIMITS: Final = re.compile(r"(?:x-ratelimit-(remaining|reset)-(.+)|anthropic-ratelimit-(.+)-(remaining|reset))")
@@ -50,18 +52,23 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if 0 <= value < 1e9 else None
+    return _sane(value)
+
+
+def _sane(seconds: float) -> float | None:
+    """What can be counted with: no infinity, no NaN, nothing below 0."""
+    return seconds if 0 <= seconds < _MOST_S else None
 
 
 def _until(text: str, now: float) -> float | None:
     """Seconds until an HTTP date or an RFC 3339 time; 0 where it is over."""
     try:
         when = datetime.fromisoformat(text) if text[:4].isdigit() else parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, IndexError):  # the parser of e-mail dates lets all of them out
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    return max(0.0, when.timestamp() - now)
+    return _sane(max(0.0, when.timestamp() - now))
 
 
 def duration_s(text: str) -> float | None:
@@ -72,7 +79,7 @@ def duration_s(text: str) -> float | None:
     """
     if not _DURATION.fullmatch(text):
         return None
-    return sum(float(amount) * _UNIT_S[unit] for amount, unit in _PART.findall(text))
+    return _sane(sum(float(amount) * _UNIT_S[unit] for amount, unit in _PART.findall(text)))
 
 
 def _google(body: bytes) -> float | None:

@@ -24,10 +24,10 @@ from tianji_mw.routing.failure import Failure, failure_of
 from tianji_mw.routing.headers import Told
 from tianji_mw.routing.hedge import Hedging
 from tianji_mw.routing.limits import Limits
-from tianji_mw.routing.parallel import LONGEST_WAIT_S, Parallel
+from tianji_mw.routing.parallel import LONGEST_WAIT_S, Parallel, Turn
 from tianji_mw.routing.retries import RetryBudget
 from tianji_mw.routing.rules import RoutingRules
-from tianji_mw.routing.selector import Selector, Trace
+from tianji_mw.routing.selector import Selector, Trace, team_of
 from tianji_mw.routing.table import Deployments
 from tianji_mw.runtime import Runtime
 
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 _STREAM_BYTES: Final = 180
 _PLAIN_BYTES: Final = 5
 _SETTLE_S: Final = 2.0
+#: How soon a call that waits looks again, at least.
+_SOON_S: Final = 0.01
+#: What an error does not say in full: those tags are the operator's.
+_UNTOLD: Final = {"tags": "its tags are others"}
+#: Reasons that an error names.
+_MOST_REASONS: Final = 10
 _NO_TAGS: Final[frozenset[str]] = frozenset()
 
 
@@ -52,6 +58,8 @@ class Trip:
     #: Of the budgets it holds; None where it holds none.
     tags: frozenset[str] | None = None
     hold_id: str = ""
+    #: It tries a deployment after its cooldown.
+    probe: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -107,30 +115,58 @@ class Router:
 
     # --- the way of an attempt
 
-    async def depart(self, call: Call, name: str, failed: Collection[Deployment] = ()) -> Trip:
+    async def depart(
+        self, call: Call, name: str, failed: Collection[Deployment] = (), *, waits: bool = True
+    ) -> Trip:
         """Choose a deployment for `name`, reserve what it takes, and begin an attempt at it.
 
-        Raises UnknownModel, PermissionDenied, NoDeployment and Overloaded (with `retry-after`), and UpstreamError (400)
-        for a prompt that no context window takes.
+        `waits`: for a place, where everybody is full. Raises UnknownModel, PermissionDenied, NoDeployment and
+        Overloaded (with `retry-after`), and UpstreamError (400) for a prompt that no context window takes.
         """
-        waits_since = 0
-        while True:
+        turn: Turn | None = None
+        try:
+            while True:
+                candidates = self.selector.candidates(call, name, failed)
+                if candidates:
+                    trip = await self._entered(call, name, failed, candidates)
+                    if trip is not None:
+                        return trip
+                elif not waits or (turn := await self._place(call, name, failed, turn)) is None:
+                    raise self._nobody(call, name, failed)
+        except BaseException:
+            if turn is not None:
+                self.parallel.pass_on(turn)
+            raise
+
+    async def _entered(
+        self, call: Call, name: str, failed: Collection[Deployment], candidates: Candidates
+    ) -> Trip | None:
+        """A trip to one of these; None when nothing is left of what it takes.
+
+        Its place is taken before anything is waited for, so that calls at the same time cannot take the same one.
+        """
+        pinned = await self.pins.of(call, self.table.group(name), candidates) if self.pins.used else None
+        if pinned is not None and self.shared is not None:  # Redis was asked: that takes time
             candidates = self.selector.candidates(call, name, failed)
             if not candidates:
-                waits_since = await self._place(call, name, failed, waits_since)
-                if waits_since:
-                    continue
-                raise self._nobody(call, name, failed)
-            pinned = await self.pins.of(call, self.table.group(name), candidates) if self.pins.used else None
-            deployment = pinned or self._picked(call, candidates)
-            if deployment in self._counted:
-                trip = await self._reserved(deployment, call)
-                if trip is None:
-                    continue
-            else:
-                trip = Trip(Attempt(deployment, self.runtime.clock()))
-            self._begin(trip, call)
-            return trip
+                return None
+            pinned = pinned if pinned in candidates else None
+        deployment = pinned or self._picked(call, candidates)
+        trip = Trip(Attempt(deployment, self.runtime.clock()))
+        self.parallel.began(deployment)
+        trip.probe = self.cooldowns.began(deployment)
+        if deployment in self._counted:
+            reserved = False
+            try:
+                reserved = await self._reserved(trip, call)
+            finally:
+                if not reserved:
+                    self.parallel.ended(deployment)
+                    self.cooldowns.abandoned(deployment, probe=trip.probe)
+            if not reserved:
+                return None
+        self._begin(trip, call)
+        return trip
 
     def _picked(self, call: Call, candidates: Candidates) -> Deployment:
         """The strategy's choice. One that was down a moment ago gets only a part of its load."""
@@ -142,33 +178,35 @@ class Router:
                 return self.picker.pick(Candidates(others), call)
         return deployment
 
-    async def _reserved(self, deployment: Deployment, call: Call) -> Trip | None:
-        """A trip with what it takes reserved; None when that is used up, and the deployment blocked."""
-        trip = Trip(Attempt(deployment, self.runtime.clock()))
+    async def _reserved(self, trip: Trip, call: Call) -> bool:
+        """Reserve what the trip takes; False when that is used up, and the deployment blocked."""
+        deployment = trip.attempt.deployment
         if self.limits.holds_for(deployment):
             trip.reserved = await self.limits.take(deployment, call)
             if trip.reserved is None:
-                return None
-        if self.budgets.holds_for(deployment):
-            tags = self.selector.tags(call) if self.rules.tag_budgets else _NO_TAGS
-            trip.hold_id = self.runtime.new_id()
+                return False
+        if not self.budgets.holds_for(deployment):
+            return True
+        tags = self.selector.tags(call) if self.rules.tag_budgets else _NO_TAGS
+        trip.hold_id = self.runtime.new_id()
+        purse = None
+        try:
             purse = await self.budgets.hold(deployment, call, tags, trip.hold_id)
-            if purse is not None:
-                if trip.reserved is not None:
-                    await self.limits.settle(deployment, trip.reserved, trip.attempt)
-                if purse.kind == "tag":
-                    text = f"The budget of the tag '{purse.name}' is spent: ${purse.budget.limit:g}."
-                    raise NoDeployment(text)
-                return None
-            trip.tags = tags
-        return trip
+            trip.tags = tags if purse is None else None
+        finally:
+            if trip.tags is None and trip.reserved is not None:
+                self._later(self.limits.give_back(deployment, trip.reserved, trip.attempt))
+            if trip.tags is None and purse is None:  # the client left: nobody knows what was held
+                self._later(self.budgets.settle(deployment, tags, trip.hold_id, trip.attempt))
+        if purse is not None and purse.kind == "tag":
+            text = f"The budget of the tag '{purse.name}' is spent: ${purse.budget.limit:g}."
+            raise NoDeployment(text)
+        return purse is None
 
     def _begin(self, trip: Trip, call: Call) -> None:
         deployment = trip.attempt.deployment
         call.deployment = deployment
         call.attempts.append(trip.attempt)
-        self.parallel.began(deployment)
-        self.cooldowns.began(deployment)
         self.picker.sent(trip.attempt, call)
         self.counts.picked[deployment] = self.counts.picked.get(deployment, 0) + 1
 
@@ -176,13 +214,14 @@ class Router:
         """The attempt has ended; once for each that departed."""
         attempt, deployment = trip.attempt, trip.attempt.deployment
         attempt.ended, attempt.abandoned = self.runtime.clock(), abandoned
-        attempt.input_tokens, attempt.output_tokens = call.usage.input_tokens, call.usage.output_tokens
-        if attempt.status == 200 and not attempt.output_tokens and (trip.reserved is not None or trip.tags is not None):
+        if failure is None or attempt.status == 200:  # beside one that failed, another may have counted
+            attempt.input_tokens, attempt.output_tokens = call.usage.input_tokens, call.usage.output_tokens
+        if attempt.status == 200 and (trip.reserved is not None or trip.tags is not None):
             self._estimate(attempt, call)
         self.parallel.ended(deployment)
         self.picker.observe(attempt, call)
         if abandoned:
-            self.cooldowns.abandoned(deployment)
+            self.cooldowns.abandoned(deployment, probe=trip.probe)
         elif failure is None:
             self.cooldowns.succeeded(deployment)
         else:
@@ -200,31 +239,53 @@ class Router:
         self.arrive(trip, call, failure, abandoned=call.gone)
 
     def _estimate(self, attempt: Attempt, call: Call) -> None:
-        """Tokens of an answer that nobody counted, as one that broke off: by what left."""
-        per_token = _STREAM_BYTES if call.stream else _PLAIN_BYTES
-        attempt.input_tokens = demand_of(call).input_tokens
-        attempt.output_tokens = call.bytes_out // per_token
+        """Tokens of an answer that nobody counted, as one that broke off: by what left.
+
+        Embeddings, scores and files have no tokens, however many bytes they are.
+        """
+        if attempt.output_tokens or (call.usage.source != "none" and attempt.error is None and not attempt.abandoned):
+            return
+        attempt.input_tokens = attempt.input_tokens or demand_of(call).input_tokens
+        if call.api.streams:
+            attempt.output_tokens = call.bytes_out // (_STREAM_BYTES if call.stream else _PLAIN_BYTES)
 
     # --- nobody
 
-    async def _place(self, call: Call, name: str, failed: Collection[Deployment], since: int) -> int:
-        """Wait for a place where every deployment that could be used is full; since when, or 0 where it is not that.
+    async def _place(self, call: Call, name: str, failed: Collection[Deployment], turn: Turn | None) -> Turn | None:
+        """Wait for a place where every deployment that the call could use is full; None where it is not that.
 
-        `since`: when the call began to wait, where it has waited already. Raises Overloaded.
+        `turn`: the call's place in the line, where it has waited already. Raises Overloaded.
         """
-        group = self.table.serving(name)
-        if not any(d not in failed and {b.reason for b in self.blocks.of(d)} == {"parallel"} for d in group):
-            return 0
+        group = self.table.serving(name, team_of(call))
+        full = [deployment for deployment in group if deployment not in failed and self._is_full(deployment)]
+        if not full or not self.selector.suited(call, full):
+            if turn is not None:
+                self.parallel.pass_on(turn)
+            return None
         now = self.runtime.clock()
-        began = since or now
-        left_s = LONGEST_WAIT_S - (now - began) / 1e9
-        if call.due:
-            left_s = min(left_s, (call.due - now) / 1e9)
-        if await self.parallel.place(group[0].model_name, left_s, again=bool(since)):
-            return began
+        if turn is None:
+            turn = self.parallel.turn({deployment.model_name for deployment in group}, now)
+        elif self.blocks.free(group):
+            self.parallel.pass_on(turn)  # there is a place, which only others can use
+        if turn is not None:
+            left_s = LONGEST_WAIT_S - (now - turn.since) / 1e9
+            if call.due:
+                left_s = min(left_s, (call.due - now) / 1e9)
+            back_s = self._back_s(group, now)
+            if await self.parallel.place(turn, min(left_s, back_s)) or back_s < left_s:
+                return turn
         self.runtime.count("shed", "parallel")
         text = f"Every deployment of '{name[:200]}' serves as many requests as it may."
         raise Overloaded(text, headers={"retry-after": "1"})
+
+    def _is_full(self, deployment: Deployment) -> bool:
+        """Whether it could be used if it did not serve as many requests as it may."""
+        return {block.reason for block in self.blocks.of(deployment) if not block.soft} == {"parallel"}
+
+    def _back_s(self, group: Candidates, now: int) -> float:
+        """Seconds until one of them may be back that is left out for another reason: nobody is called for that."""
+        ends = [block.until for one in group for block in self.blocks.of(one) if block.reason != "parallel"]
+        return max((min(ends) - now) / 1e9, _SOON_S) if ends else math.inf
 
     def _nobody(self, call: Call, name: str, failed: Collection[Deployment]) -> NoDeployment:
         trace = self.selector.trace(call, name, failed)
@@ -264,13 +325,15 @@ class Router:
 
 
 def nobody(trace: Trace, now: int, waiting: int = 0) -> NoDeployment:
-    """The error that says why no deployment of the group can be used, and when to ask again."""
+    """The error that says why no deployment of the group can be used, and when to ask again. It tells of no tenants."""
     counted: dict[str, int] = {}
-    for removal in trace.removed:
-        counted[removal.reason] = counted.get(removal.reason, 0) + 1
-    ends = [removal.until - now for removal in trace.removed if removal.until > now and removal.step != "parallel"]
+    removed = [removal for removal in trace.removed if removal.step != "team"]
+    for removal in removed:
+        reason = _UNTOLD.get(removal.step, removal.reason)
+        counted[reason] = counted.get(reason, 0) + 1
+    ends = [removal.until - now for removal in removed if removal.until > now and removal.step != "parallel"]
     seconds = max(1, math.ceil(min(ends) / 1e9)) if ends else 1
-    why = "; ".join(f"{count} of {len(trace.all)}: {reason}" for reason, count in counted.items())
-    cooling = all(removal.step in ("cooldown", "probe") for removal in trace.removed)
+    why = "; ".join(f"{count} of {len(removed)}: {reason}" for reason, count in [*counted.items()][:_MOST_REASONS])
+    cooling = bool(removed) and all(removal.step in ("cooldown", "probe") for removal in removed)
     text = f"No deployments available for the model '{trace.group[:200]}': {why}. Try again in {seconds} seconds."
     return NoDeployment(text, cooling=cooling, headers={"retry-after": str(seconds)})

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 #: Key of what is known of a group's steps, in its memo.
 _STEPS: Final = "steps"
-#: Answers for sets of tags that are remembered for one group.
+#: Sets of deployments that are remembered for one group, and how many of them one may have.
 _REMEMBERED: Final = 100
+_MOST_OF_ONE: Final = 1_000
 
 
 class Removal(NamedTuple):
@@ -57,10 +58,16 @@ class Selector:
 
     def candidates(self, call: Call, name: str, failed: Collection[Deployment] = ()) -> Candidates:
         """Who may serve `name` now; perhaps nobody. Raises UnknownModel."""
-        group = self.table.serving(name)
+        group = group_for(call, self.table, name)
         if self._many(call, group) or failed:
             return self._narrowed(call, group, failed)
         return self._blocks.free(group)
+
+    def suited(self, call: Call, deployments: Sequence[Deployment]) -> Sequence[Deployment]:
+        """Those of them that the steps leave which do not change with time."""
+        for step in self._steps(call):
+            deployments = step(deployments)
+        return deployments
 
     def _many(self, call: Call, group: Candidates) -> bool:
         """Whether the group needs more steps than the blocks."""
@@ -79,9 +86,12 @@ class Selector:
         left: Sequence[Deployment] = self._blocks.free(group)
         if failed:
             left = [deployment for deployment in left if deployment not in failed]
-        for step in self._steps(call):
-            left = step(left)
+        # What is left out only while others are there must come back where those are not for this call.
+        left = self.suited(call, left) or self.suited(call, self._lenient(group, failed))
         return left if isinstance(left, Candidates) else _remembered(group, left)
+
+    def _lenient(self, group: Candidates, failed: Collection[Deployment]) -> list[Deployment]:
+        return [deployment for deployment in group if deployment not in failed and self._blocks.soft(deployment)]
 
     def _steps(self, call: Call) -> list[Callable[[Sequence[Deployment]], Sequence[Deployment]]]:
         steps = [lambda left: _of_team(left, call)]
@@ -106,28 +116,31 @@ class Selector:
 
     def trace(self, call: Call, name: str, failed: Collection[Deployment] = ()) -> Trace:
         """What each step does. Raises UnknownModel."""
-        group = self.table.serving(name)
+        group = group_for(call, self.table, name)
         removed: list[Removal] = []
-        usable = self._blocks.free(group)
+        usable = set(self._blocks.free(group)).difference(failed)
+        if not self.suited(call, [deployment for deployment in group if deployment in usable]):
+            usable.update(self._lenient(group, failed))
         for deployment in group:
             if deployment in failed:
                 removed.append(Removal(deployment, "failed", "it has failed in this request"))
             elif deployment not in usable:
-                block = max(self._blocks.of(deployment), key=lambda found: found.until)
+                block = max(self._blocks.kept(deployment), key=lambda found: found.until)
                 removed.append(Removal(deployment, block.reason, said(block), block.until))
         gone = {removal.deployment for removal in removed}
         left: Sequence[Deployment] = [deployment for deployment in group if deployment not in gone]
         names = ["team", *["tags"] * self._rules.tag_filtering, *["context"] * self._rules.pre_call_checks, "order"]
         for step, narrow in zip(names, self._steps(call), strict=True):
             kept = narrow(left)
-            removed += [Removal(d, step, _why(step, d, call)) for d in left if d not in kept]
+            stay = set(kept)
+            removed += [Removal(d, step, _why(step, d, call)) for d in left if d not in stay]
             left = kept
         return Trace(self.table.group(name), group, removed, left)
 
     def refuse(self, call: Call, trace: Trace) -> None:
         """Raise the error of a client that no deployment may serve whatever the time: a tag, a team, a long prompt."""
         steps = {removal.step for removal in trace.removed}
-        if "tags" in steps and not steps & {"failed", "context"}:
+        if "tags" in steps and not self._tagged(_of_team(trace.all, call), call):
             tags = ", ".join(sorted(self.tags(call))) or "none"
             refusal = PermissionDenied(
                 f"The model '{trace.group[:200]}' is not allowed due to the tag configuration; tags of the request: "
@@ -148,6 +161,31 @@ class Selector:
             )
 
 
+def group_for(call: Call, table: Deployments, name: str) -> Candidates:
+    """The deployments behind a name; for the id of one, only where the caller may use its model.
+
+    Raises UnknownModel.
+    """
+    group = table.serving(name, team_of(call))
+    one, identity = group[0], call.identity
+    if identity is not None and identity.models and one.id == name != one.model_name:
+        names = (one.model_name, one.team_model_name)
+        if not any(identity.allows(public) for public in names if public):
+            raise UnknownModel(f"The model '{name[:200]}' does not exist.", param="model")
+    return group
+
+
+def open_to(deployment: Deployment, call: Call) -> bool:
+    """Whether it is the caller's team's, or everybody's."""
+    admin = call.identity is not None and call.identity.admin
+    return admin or not deployment.team or deployment.team == team_of(call)
+
+
+def team_of(call: Call) -> str:
+    """The team of the caller's key; empty where it has none."""
+    return call.identity.team if call.identity is not None else ""
+
+
 def said(block: Block) -> str:
     """A block in words."""
     words = {
@@ -159,11 +197,9 @@ def said(block: Block) -> str:
 
 
 def _of_team(left: Sequence[Deployment], call: Call) -> Sequence[Deployment]:
-    team = call.identity.team if call.identity is not None else ""
-    admin = call.identity is not None and call.identity.admin
-    if admin or not any(d.team and d.team != team for d in left):
+    if all(open_to(d, call) for d in left):
         return left
-    return [d for d in left if not d.team or d.team == team]
+    return [d for d in left if open_to(d, call)]
 
 
 def _fitting(left: Sequence[Deployment], call: Call) -> Sequence[Deployment]:
@@ -186,7 +222,7 @@ def _first(left: Sequence[Deployment]) -> Sequence[Deployment]:
 
 def _remembered(group: Candidates, left: Sequence[Deployment]) -> Candidates:
     """The same object for the same deployments, so that a strategy need not learn them anew for each call."""
-    key = ("left", *map(id, left)) if len(left) <= _REMEMBERED else None
+    key = ("left", *map(id, left)) if len(left) <= _MOST_OF_ONE else None
     if key is None:
         return Candidates(left)
     known: Candidates | None = group.memo.get(key)

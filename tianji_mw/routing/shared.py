@@ -11,6 +11,7 @@ goes by what it sees itself. Cooldowns are told at once, and lie under a key for
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tianji_mw.counters.redis import RedisHolds, RedisWindows
@@ -38,6 +39,8 @@ _COUNTS_PER_S: Final = 2_500
 #: A channel that was silent for longer is deaf: it asks the server once a second.
 _DEAF_NS: Final = 1_500_000_000
 _CLOSE_S: Final = 2.0
+#: Of an interval of health checks, for which one process has the turn.
+_TURN_SHARE: Final = 0.95
 
 
 class Shared:
@@ -67,6 +70,10 @@ class Shared:
         self._hello = 0
         self._mute = False
         self._closed = False
+        #: Hears of health checks that others made.
+        self.checked: Callable[[Deployment, news.Checked], None] | None = None
+        self._sending: set[asyncio.Task[bool]] = set()
+        self._redis, self._turn_key = redis, f"{prefix}:health"
 
     @classmethod
     async def open(cls, settings: RedisSettings, runtime: Runtime) -> Shared:
@@ -89,6 +96,8 @@ class Shared:
         self._closed = True
         if self._telling is not None and not self._telling.done():
             await asyncio.wait((self._telling,), timeout=_CLOSE_S)
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=_CLOSE_S)
         if self._router is not None:
             await self._send([news.bye(self._me)])
         await self._channel.aclose()
@@ -135,6 +144,26 @@ class Shared:
             if not await self._send(messages) or not kept:
                 self._untold |= told
                 return
+
+    # --- health checks
+
+    async def turn(self, every_s: float) -> bool:
+        """Whether it is this process that makes the checks of this interval; without Redis each does."""
+        milliseconds = int(every_s * _TURN_SHARE * 1000)
+        try:
+            answer = await self._redis.run(
+                "SET", self._turn_key, self._me, "NX", "PX", milliseconds, key=self._turn_key, repeatable=False
+            )
+        except RedisFailed as error:
+            self._runtime.count("routing_errors", f"turn {error.kind}")
+            return True
+        return answer is not None
+
+    def told_health(self, check: news.Checked) -> None:
+        """This process has asked a deployment; one that was not told is asked by the others in their turn."""
+        task = asyncio.create_task(self._send([*news.written(self._me, "health", [(*check,)])]))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     # --- telling loads
 
@@ -200,6 +229,10 @@ class Shared:
         self._loads.hear(told.sender, {self._by_id[d]: count for d, count in told.load.items() if d in self._by_id})
         for one in told.cooled:
             self._cooled(one)
+        checked = self.checked
+        for check in told.health if checked is not None else ():
+            if checked is not None and check.id in self._by_id:
+                checked(self._by_id[check.id], check)
         for deployment in told.closed:
             if deployment in self._by_id:
                 self._router.cooldowns.closed(self._by_id[deployment])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tianji_mw.counters.local import LocalHolds, LocalWindows
@@ -53,8 +54,14 @@ class State:
 
 
 async def _watch(router: Router) -> None:
-    """Begin with the background health checks, where there are any."""
-    if router.rules.health.every_s is not None:
-        from tianji_mw.routing.health import health_of
+    """Begin with the background health checks, where there are any; of several processes one makes them."""
+    every_s, shared = router.rules.health.every_s, router.shared
+    if every_s is None:
+        return
+    from tianji_mw.routing.health import health_of
 
-        (await health_of(router)).start()
+    checks = await health_of(router)
+    if shared is not None:
+        checks.lock = partial(shared.turn, every_s)
+        checks.told, shared.checked = shared.told_health, checks.heard
+    checks.start()

@@ -22,7 +22,7 @@ class Deployments:
     tianji_mw.errors.UnknownModel: The model 'gpt-4o' does not exist.
     """
 
-    __slots__ = ("_alias", "_by_id", "_exact", "_hidden", "_patterns", "_shared", "all")
+    __slots__ = ("_alias", "_by_id", "_exact", "_hidden", "_of_team", "_patterns", "_shared", "all")
 
     def __init__(
         self, deployments: Sequence[Deployment], aliases: Mapping[str, str] | None = None, hidden: Sequence[str] = ()
@@ -40,11 +40,21 @@ class Deployments:
         # The most specific pattern wins: the one with the most letters that are not `*`.
         ordered = sorted(wild, key=lambda name: (-len(name.replace("*", "")), name))
         self._patterns = [(pattern(name), Candidates(wild[name])) for name in ordered]
+        named: dict[tuple[str, str], list[Deployment]] = {}
+        for deployment in self.all:
+            if deployment.team and deployment.team_model_name:
+                named.setdefault((deployment.team, deployment.team_model_name), []).append(deployment)
+        self._of_team = {name: Candidates(group) for name, group in named.items()}
         # An id says nothing of what a `*` should become.
         self._by_id = {d.id: Candidates((d,)) for d in self.all if "*" not in d.model}
 
-    def serving(self, model: str) -> Candidates:
-        """The deployments for a public name, an alias, a wildcard or a deployment id. Raises UnknownModel."""
+    def serving(self, model: str, team: str = "") -> Candidates:
+        """The deployments for a public name, an alias, a wildcard or a deployment id. Raises UnknownModel.
+
+        `team`: the caller's; a name that its own deployments have goes before the others.
+        """
+        if team and self._of_team and (own := self._of_team.get((team, model))) is not None:
+            return own
         name = self._alias.get(model, model)
         found = self._exact.get(name)
         if found is not None:
@@ -73,8 +83,9 @@ class Deployments:
         """The name that `model` stands for: what an alias means, else itself."""
         return self._alias.get(model, model)
 
-    def names(self) -> list[str]:
-        """Public names for `/v1/models`: without hidden aliases and the catch-all pattern."""
+    def names(self, team: str = "") -> list[str]:
+        """Public names for `/v1/models`: without hidden aliases and the catch-all pattern, with those of the team."""
         shown = [name for name in (*self._exact, *self._alias) if name not in self._hidden]
         shown += [group[0].model_name for _, group in self._patterns if group[0].model_name != "*"]
+        shown += [name for owner, name in self._of_team if owner == team]
         return list(dict.fromkeys(shown))

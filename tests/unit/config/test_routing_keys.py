@@ -533,7 +533,7 @@ def test_an_entry_with_keys_that_another_one_overrules(text: str, line: int, key
     assert hint in notice.hint
 
 
-@pytest.mark.parametrize("key", ["access_groups: [a]", "team_public_model_name: x"])
+@pytest.mark.parametrize("key", ["access_groups: [a]", "supports_vision: true"])
 def test_what_is_not_done_yet_is_told(key: str) -> None:
     (notice,) = loads(f"{ENTRY}  model_info: {{{key}}}", env={}).notices
     assert notice.level == "not_implemented"

@@ -318,9 +318,7 @@ async def test_one_of_several_processes_asks_and_tells_the_others(bench: Make, l
     hearer.checks.lock = no
     await hearer.checks.round()
     assert not llm.requests
-    asker.checks.told = lambda one, health: hearer.checks.heard(
-        one, Health(health.state, "elsewhere", hearer.now, health.wall, health.error, health.status)
-    )
+    asker.checks.told = lambda check: hearer.checks.heard({"a": a, "b": b}[check.id], check)
     llm.replies = [DOWN, GOOD]
     await asker.ask(a)
     assert hearer.free == ["b"]

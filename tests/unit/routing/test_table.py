@@ -189,3 +189,16 @@ def test_the_same_seed_chooses_the_same() -> None:
     first, again = call(7), call(7)
     picks = [(Shuffle().pick(deployments, first), Shuffle().pick(deployments, again)) for _ in range(50)]
     assert all(one is other for one, other in picks)
+
+
+# --- teams
+
+
+def test_a_team_has_names_of_its_own() -> None:
+    table = Deployments(
+        [deployment("gpt"), deployment("internal", team="red", team_model_name="gpt"), deployment("other", team="red")]
+    )
+    assert [found.model_name for found in table.serving("gpt", "red")] == ["internal"]
+    assert [found.model_name for found in table.serving("gpt", "blue")] == ["gpt"]
+    assert [found.model_name for found in table.serving("gpt")] == ["gpt"]
+    assert "gpt" in table.names("red")
