@@ -334,14 +334,15 @@ class Call:
     def attempt(self, deployment: Deployment) -> Attempt:
         """An attempt at this deployment, whose request is about to be sent; routing may have begun it."""
         now = self.timings.sent_upstream = self.runtime.clock()
-        for attempt in reversed(self.attempts):
-            if attempt.deployment.id == deployment.id and not attempt.sent and not attempt.ended:
-                break
-        else:
-            attempt = Attempt(deployment, now)
-            self.attempts.append(attempt)
+        if (attempt := self.begun(deployment)) is None:
+            self.attempts.append(attempt := Attempt(deployment, now))
         attempt.sent, attempt.group = now, self.group
         return attempt
+
+    def begun(self, deployment: Deployment) -> Attempt | None:
+        """The attempt that routing has begun there; also where its key was refused, and another one is tried."""
+        mine = (one for one in reversed(self.attempts) if one.deployment.id == deployment.id and not one.ended)
+        return next((one for one in mine if not one.sent or (one.status in (401, 403) and not one.error)), None)
 
     def again(self) -> None:
         """Another attempt follows one that failed: what that one left behind is no part of the call's end."""

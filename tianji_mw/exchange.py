@@ -108,6 +108,7 @@ class Exchange:
     async def _open(self) -> UpstreamResponse:
         """Send; the answer's head. A status of 400 and above raises the provider's error."""
         call, plan, stream = self._call, self._plan, self._stream
+        self._attempt = call.begun(plan.deployment)  # what fails before it is sent is its failure, and no other's
         headers, body = await plan.headers(call, stream=stream), self._body()
         response = await self._ask(headers, body)
         if response.status in REFUSED_KEY and (renewed := await plan.renewed(call, headers, stream=stream)):

@@ -29,6 +29,7 @@ from tianji_mw.errors import (
 )
 from tianji_mw.exchange import REFUSED_KEY, is_api_error, provider_headers, refuse_bad_status, send_native_error
 from tianji_mw.passthrough_form import Form
+from tianji_mw.routing.selector import open_to
 from tianji_mw.routing.shuffle import shuffled
 from tianji_mw.upstream import UpstreamRequest
 from tianji_mw.watch import Watch
@@ -215,7 +216,7 @@ class PassThrough:
             or self._call.headers.get("custom-llm-provider", "")
         )
         for deployment in self._deployments.all:
-            allowed = identity is None or identity.allows(deployment.model_name)
+            allowed = open_to(deployment, self._call) and (identity is None or identity.allows(deployment.model_name))
             provider = deployment.provider
             if allowed and "passthrough" in provider.speaks and wanted in ("", provider.name):
                 return deployment

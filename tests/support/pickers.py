@@ -41,10 +41,10 @@ class Asked:
     def __init__(self, runtime: Any, *, stream: bool, request: dict[str, Any]) -> None:
         self.runtime, self.stream, self.request = runtime, stream, request
         self.api, self.model = SimpleNamespace(streams=True), "m"
-        self._notes: dict[type, Any] = {}
+        self.notes: dict[type, Any] = {}
 
     def note(self, kind: type) -> Any:
-        return self._notes.setdefault(kind, kind())
+        return self.notes.setdefault(kind, kind())
 
 
 class World:

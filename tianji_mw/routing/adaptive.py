@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tianji_mw.facts import Attempt
 
 #: So many are all compared.
-_FEW: Final = 8
+_FEW: Final = 5
 #: Further deployments that are looked at when all those drawn are bad.
 _MORE: Final = 4
 #: Costs above what is usual by this factor are bad.
@@ -41,7 +41,7 @@ class Adaptive(Picker):
     names: ClassVar[tuple[str, ...]] = ("adaptive", "p2c-ewma")
 
     #: Deployments that are compared for each call.
-    choices: int = Field(5, ge=2, le=32)
+    choices: int = Field(4, ge=2, le=32)
     #: Deployments that are so little slower than the best one drawn count as equal.
     tolerance: float = Field(0.15, ge=0)
 

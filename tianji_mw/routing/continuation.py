@@ -7,6 +7,7 @@ What was delivered is never sent twice, and the client sees one stream. The prom
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -81,8 +82,11 @@ class Delivery:
         """Whether this message ends the stream without its end."""
         if note is not None and any(frame.kind == "error" for frame in note.frames):
             return True
-        last = not message.get("more_body", False)
-        return last and bool(self._call.attempts) and self._call.attempts[-1].error is not None
+        if message.get("more_body", False) or not self._call.attempts:
+            return False
+        # An attempt that lost a race is cancelled while the other one answers.
+        error = self._call.attempts[-1].error
+        return error is not None and not isinstance(error, asyncio.CancelledError)
 
     def _note(self, frames: list[Frame] | tuple[Frame, ...]) -> None:
         for frame in frames:
@@ -147,5 +151,8 @@ def continued(request: dict[str, JSON], text: str) -> dict[str, JSON]:
 
 def _trimmed(data: dict[str, JSON]) -> dict[str, JSON]:
     choice = data["choices"][0]
-    content = choice["delta"]["content"].lstrip()
+    content = choice["delta"].get("content")
+    if not isinstance(content, str):
+        return data  # text in another form, as a refusal
+    content = content.lstrip()
     return {**data, "choices": [{**choice, "delta": {**choice["delta"], "content": content}}]}

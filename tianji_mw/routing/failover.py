@@ -16,7 +16,7 @@ from tianji_mw.errors import NoDeployment, TianjiError, UpstreamError
 from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.continuation import Delivery, may_continue
 from tianji_mw.routing.failure import Failure, failure_of
-from tianji_mw.routing.fallbacks import has_any, next_group, targets
+from tianji_mw.routing.fallbacks import has_any, next_group, targets, usable
 from tianji_mw.routing.headers import of_failure
 from tianji_mw.routing.hedge import Race, Runner
 from tianji_mw.routing.held import Held
@@ -24,7 +24,7 @@ from tianji_mw.routing.retries import has_policy, retries_of, wait_s
 from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.selector import team_of
 from tianji_mw.routing.wishes import MOCKED, speaks
-from tianji_mw.taps import send_error
+from tianji_mw.taps import bodiless, send_error
 
 if TYPE_CHECKING:
     from starlette.types import Message, Send
@@ -69,13 +69,18 @@ class Failover:
         call, router = self._call, self._router
         name = call.model
         pending: list[str] = []
+        before: Failure | None = None
         while True:
             self._tried.append(router.table.group(name))
+            attempts = len(call.attempts)
             failure = (self._mocked() if self._wishes else None) or await self._group(name)
             if failure is None:
                 if self._delivery is not None and self._delivery.broken:
                     await self._resume(name, self._delivery)
                 return
+            if before is not None and not failure.falls_back and len(call.attempts) == attempts:
+                failure = before  # a target that does not take this call at all is passed over
+            before = failure
             # A target's own list goes before the rest of the list that named it.
             pending = [*targets(call, router.rules, name, failure, self._tried[-1]), *pending]
             target = next_group(call, router.rules, router.table, failure, pending, self._tried)
@@ -130,7 +135,7 @@ class Failover:
         others = bool(router.selector.candidates(call, name, self._failed))
         if failure.elsewhere and not others:
             return False
-        most = self._most = retries_of(call, rules, deployment, name, failure)
+        most = self._most = retries_of(call, rules, deployment, self._tried[-1], failure)
         if retry >= most and not (rules.weighted_failover and others and most):
             return False
         seconds = wait_s(call, rules, failure, retry, others=others)
@@ -155,7 +160,7 @@ class Failover:
         rules = self._router.rules
         if typed and has_any(self._call, rules, self._router.table, name, failure, self._tried):
             return False
-        return failure.again or has_policy(rules, name, failure)
+        return failure.again or has_policy(rules, self._tried[-1], failure)
 
     def _in_time(self, seconds: float) -> bool:
         if math.isinf(seconds):
@@ -179,13 +184,17 @@ class Failover:
         held = self._held = Held(call, attempt, self._send, self._committed)
         try:
             await self._inner(held)
+            if bodiless(call, held.status) and held.status < 400:
+                await held.release()  # a head may be all of it
         except TianjiError as error:
             if held.committed:
                 self._router.arrive(trip, call, failure_of(error, held.status, {}, b"", call))
                 raise
             call.fail(error, attempt)
-        except BaseException:
+        except BaseException as error:
             self._router.arrive(trip, call, None, abandoned=True)
+            if isinstance(error, Exception) and held.answered and not (call.gone or call.closed):
+                await held.release()  # frameworks answer 500, and let the exception out after it
             raise
         return self._ended(trip, held)
 
@@ -194,6 +203,8 @@ class Failover:
         call, router = self._call, self._router
         hedging = router.hedging
         assert hedging is not None
+        if len(call.attempts) > 1:
+            call.again()
         race = Race(call, self._inner, self._send, self._committed)
 
         async def second() -> Trip | None:
@@ -202,7 +213,7 @@ class Failover:
                 return None
             hedging.spend()
             try:
-                return await router.depart(call, name, {trip.attempt.deployment})
+                return await router.depart(call, name, {trip.attempt.deployment}, waits=False)
             except TianjiError:
                 return None  # nobody else is free
 
@@ -236,12 +247,12 @@ class Failover:
         call, router = self._call, self._router
         last = call.attempts[-1]
         self._failed.add(last.deployment)
-        for group in (
-            name,
-            *targets(call, router.rules, name, failure_of(last.error, 0, {}, b"", call), self._tried[-1]),
-        ):
+        failure = failure_of(last.error, 0, {}, b"", call)
+        listed = targets(call, router.rules, name, failure, self._tried[-1])
+        for group in (name, *usable(call, router.rules, router.table, failure, listed, self._tried)):
             unable = {d for d in router.table.serving(group, team_of(call)) if not d.prefills}
-            while delivery.broken:
+            label = router.table.label(group)
+            while delivery.broken and self._in_time(0.0) and self._affordable(label, first=False):
                 try:
                     trip = await router.depart(call, group, self._failed | unable)
                 except TianjiError:
@@ -262,6 +273,8 @@ class Failover:
             if attempt.error is None:
                 attempt.status = held.status  # an app's own answer
         self._router.arrive(trip, call, failure, abandoned=call.gone)
+        if failure is not None:
+            self._failed.add(attempt.deployment)
         if failure is None or held.committed:
             if failure is None and self._router.pins.used:
                 self._router.pins.keep(call, self._tried[-1], attempt.deployment)
@@ -289,7 +302,9 @@ class Failover:
             call.fail(failure.error)
         if held is not None and held.answered and not isinstance(failure.error, NoDeployment):
             await held.release()
-            return
-        error = failure.error or TianjiError("The app gave no answer.")
-        error.headers = {**error.headers, **of_failure(self._tried, self._retries, self._most)}
-        await send_error(call, self._send, error)
+        else:
+            error = failure.error or TianjiError("The app gave no answer.")
+            error.headers = {**error.headers, **of_failure(self._tried, self._retries, self._most)}
+            await send_error(call, self._send, error)
+        if self._delivery is not None:
+            await self._delivery.give_up()  # nobody goes on with an error

@@ -102,7 +102,10 @@ def _asked(call: Call, field: str, group: str | None) -> Sequence[str] | None:
     if value is None:
         return None
     names: list[JSON] = []
-    for entry in value if isinstance(value, list) else [value]:
+    entries = value if isinstance(value, list) else [value]
+    if any(len(found) > _MOST_NAMES for found in (entries, *entries[:_MOST_NAMES]) if isinstance(found, list | dict)):
+        raise InvalidRequest(f"'{field}' may hold {_MOST_NAMES} names at most.", param=field)
+    for entry in entries:
         by_group = isinstance(entry, dict) and entry and all(isinstance(found, list) for found in entry.values())
         if by_group and "messages" not in entry:
             names += chain(*entry.values()) if group is None else listed(entry, group)

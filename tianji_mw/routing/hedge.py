@@ -40,6 +40,9 @@ class Hedging:
     def __init__(self, rule: Hedge) -> None:
         self._rule = rule
         self._times: dict[str, deque[float]] = {}
+        #: The percentile of each, taken anew after so many answers: sorting for every call would cost too much.
+        self._known: dict[str, float] = {}
+        self._new: dict[str, int] = {}
         self._saved = 1.0
         self.sent = 0
         self.won = 0
@@ -51,8 +54,7 @@ class Hedging:
         self._saved = min(_MOST_SAVED, self._saved + self._rule.max_percent / 100)
         if self._rule.after_s is not None:
             return self._rule.after_s
-        times = self._times.get(group, ())
-        return sorted(times)[int(len(times) * _PERCENTILE)] if len(times) >= _ENOUGH else None
+        return self._known.get(group)
 
     @property
     def affordable(self) -> bool:
@@ -66,7 +68,12 @@ class Hedging:
 
     def took(self, group: str, seconds: float) -> None:
         """An answer of this group began after so long."""
-        self._times.setdefault(group, deque(maxlen=_SAMPLES)).append(seconds)
+        times = self._times.setdefault(group, deque(maxlen=_SAMPLES))
+        times.append(seconds)
+        new = self._new[group] = self._new.get(group, 0) + 1
+        if new >= _ENOUGH:
+            self._new[group] = 0
+            self._known[group] = sorted(times)[int(len(times) * _PERCENTILE)]
 
 
 class Runner:

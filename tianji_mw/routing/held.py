@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tianji_mw.frames import FRAMES_KEY, Annotation, form_of
-from tianji_mw.taps import Closed, header
+from tianji_mw.taps import header
 
 if TYPE_CHECKING:
     from starlette.types import Message, Send
@@ -61,7 +61,7 @@ class Held:
             await self._send(message)
             return
         if self.lost:
-            raise Closed("another attempt answers this call")
+            return  # its end is on its way; an exception here would look like a fault of the app's own
         self._messages.append(message)
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -95,7 +95,7 @@ class Held:
             return
         if not self._committed(self._attempt, messages[0]):
             self.lost = True
-            raise Closed("another attempt answers this call")
+            return
         self.committed = True
         if Answer in self._call.notes:
             self._call.note(Answer).id = _id_in(messages)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from tianji_mw.call import Call
 from tianji_mw.driver import Inner, LayerOptions, LLMMiddleware
+from tianji_mw.errors import UnknownModel
 from tianji_mw.routing import fallbacks
 from tianji_mw.routing.adaptive import Adaptive
 from tianji_mw.routing.base import Deployment, Picker
@@ -20,7 +21,7 @@ from tianji_mw.routing.mirror import Mirrors
 from tianji_mw.routing.retries import asked_retries
 from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.rules import RoutingRules
-from tianji_mw.routing.selector import team_of
+from tianji_mw.routing.selector import open_to, team_of
 from tianji_mw.routing.state import State
 from tianji_mw.routing.table import Deployments
 from tianji_mw.routing.wishes import speaks
@@ -117,9 +118,11 @@ class Routing(LLMMiddleware):
     def _mirror(self, call: Call) -> None:
         """Send copies of the call to the groups that the deployments of its group name."""
         assert self._mirrors is not None
-        groups = {
-            group for deployment in self.deployments.serving(call.model, team_of(call)) for group in deployment.mirrors
-        }
+        try:
+            mirrored = self.deployments.serving(call.model, team_of(call))
+        except UnknownModel:
+            return  # which is said where it is looked up for the call itself
+        groups = {group for one in mirrored if open_to(one, call) for group in one.mirrors}
         self._mirrors.send(call, tuple(sorted(groups)))
 
     def _again(self, held: Held) -> bool:

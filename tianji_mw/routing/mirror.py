@@ -14,6 +14,7 @@ import orjson
 
 from tianji_mw.call import CALL_KEY
 from tianji_mw.driver import inner_layers
+from tianji_mw.routing.wishes import FALLBACKS, MOCKED
 from tianji_mw.taps import with_length
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ log = logging.getLogger("tianji_mw.routing")
 MIRROR_KEY: Final = "tianji_mw.routing.mirror"
 #: Copies on their way; above it they are left out, and counted.
 _MOST: Final = 100
+#: Fields that the copy does not have: a stream nobody reads, and a way to models that the client may not use.
+_LEFT_OUT: Final = frozenset({"stream", "stream_options", *FALLBACKS, *MOCKED})
 #: The phase of the logging layer: what stands outside of it asks who calls, and nobody does.
 _FROM_PHASE: Final = 300
 
@@ -84,7 +87,7 @@ class Mirrors:
 
 def _body(call: Call, group: str) -> bytes:
     """The same request for another group, as a plain answer."""
-    request = {key: value for key, value in call.request.items() if key not in ("stream", "stream_options")}
+    request = {key: value for key, value in call.request.items() if key not in _LEFT_OUT}
     metadata = request.get("litellm_metadata")
     said = metadata if isinstance(metadata, dict) else {}
     own = {"is_silent_experiment": True, "mirror_of": call.id}

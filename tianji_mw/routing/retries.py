@@ -23,6 +23,7 @@ MOST_RETRIES: Final = 10
 #: Waits without a word of the upstream: 0.5 s, doubled, at most 8 s, as OpenAI's SDKs do.
 _FIRST_S: Final = 0.5
 _LONGEST_S: Final = 8.0
+_DOUBLINGS: Final = 10
 #: Added at random, so that callers who failed together do not come back together.
 _JITTER_S: Final = 0.75
 #: Retries that a group may make at once after a quiet time.
@@ -91,4 +92,4 @@ def wait_s(call: Call, rules: RoutingRules, failure: Failure, retry: int, *, oth
         if failure.wait_s > rules.longest_wait_s:
             return math.inf
         return max(failure.wait_s + jitter, rules.retry_after_s)
-    return max(min(_FIRST_S * 2.0**retry, _LONGEST_S) + jitter, rules.retry_after_s)
+    return max(min(_FIRST_S * 2.0 ** min(retry, _DOUBLINGS), _LONGEST_S) + jitter, rules.retry_after_s)

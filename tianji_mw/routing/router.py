@@ -174,8 +174,11 @@ class Router:
         if self.cooldowns.returning and len(candidates) > 1:
             share = self.cooldowns.share(deployment)
             if share < 1.0 and self.runtime.rng.random() > share:
-                others = [d for d in candidates if d is not deployment]
-                return self.picker.pick(Candidates(others), call)
+                others: Candidates | None = candidates.memo.get(("without", deployment))
+                if others is None:  # kept with them, so that a strategy need not learn them anew for each call
+                    others = Candidates(d for d in candidates if d is not deployment)
+                    candidates.memo["without", deployment] = others
+                return self.picker.pick(others, call)
         return deployment
 
     async def _reserved(self, trip: Trip, call: Call) -> bool:

@@ -122,7 +122,9 @@ class Selector:
         if not self.suited(call, [deployment for deployment in group if deployment in usable]):
             usable.update(self._lenient(group, failed))
         for deployment in group:
-            if deployment in failed:
+            if not open_to(deployment, call):  # first: nobody learns how the deployments of others are
+                removed.append(Removal(deployment, "team", _why("team", deployment, call)))
+            elif deployment in failed:
                 removed.append(Removal(deployment, "failed", "it has failed in this request"))
             elif deployment not in usable:
                 block = max(self._blocks.kept(deployment), key=lambda found: found.until)
@@ -197,7 +199,7 @@ def said(block: Block) -> str:
 
 
 def _of_team(left: Sequence[Deployment], call: Call) -> Sequence[Deployment]:
-    if all(open_to(d, call) for d in left):
+    if not any(d.team and not open_to(d, call) for d in left):
         return left
     return [d for d in left if open_to(d, call)]
 

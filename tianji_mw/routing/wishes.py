@@ -18,12 +18,9 @@ MOCKED: Final[dict[str, tuple[int, str | None]]] = {
     "mock_testing_content_policy_fallbacks": (400, "content_policy_violation"),
     "mock_testing_rate_limit_error": (429, "rate_limit_exceeded"),
 }
-_FIELDS: Final = frozenset(
-    {
-        "num_retries", "fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "disable_fallbacks",
-        *MOCKED,
-    }
-)  # fmt: skip
+#: Fields by which it names other model groups.
+FALLBACKS: Final = frozenset({"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"})
+_FIELDS: Final = frozenset({"num_retries", "disable_fallbacks", *FALLBACKS, *MOCKED})
 _HEADERS: Final = frozenset({b"x-litellm-num-retries", b"x-tianji-num-retries"})
 
 
