@@ -235,3 +235,13 @@ async def test_a_total_timeout_bounds_all_attempts(tmp_path: Any) -> None:
         answer = await routing.ask(CHAT)
         assert answer.status == 408
         assert sum(routing.asked().values()) == 1
+
+
+async def test_an_outage_is_not_made_worse_by_retries(tmp_path: Any) -> None:
+    says = {"a": fails(500), "b": fails(503)}
+    settings = {"num_retries": 2, "disable_cooldowns": True}
+    async with routed(says, group("a", "b"), tmp_path=tmp_path, router_settings=settings) as routing:
+        statuses = await routing.many(600, CHAT)
+        assert statuses[200] == 0
+        # A hundred are saved up, and a tenth of the calls may follow: without a budget there would be 1,200 retries.
+        assert sum(routing.asked().values()) <= 600 + 100 + 60 + 5

@@ -32,6 +32,7 @@ model_list:
   - {{model_name: claude, params: {{model: anthropic/claude-sonnet-4-5, api_base: "{anthropic}", api_key: {key}}}}}
   - {{model_name: dead, params: {{model: openai/gone, api_base: "http://127.0.0.1:9/v1", api_key: {key}}}}}
   - {{model_name: slow, params: {{model: openai/slow, api_base: "{openai}/v1", api_key: {key}, timeout: 0.3}}}}
+router_settings: {{num_retries: 0}}
 general_settings:
   master_key: {master}
   providers: {{own: {{base_url: "{chat}/v1", supported_endpoints: [/v1/chat/completions]}}}}

@@ -5,10 +5,9 @@ Source: Anthropic API reference, "Count tokens in a Message".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from tianji_mw.apis.base import JSON, Usage
+from tianji_mw.apis.base import JSON, Api, Usage
 from tianji_mw.apis.messages import Messages
 
 
@@ -21,5 +20,4 @@ class CountTokens(Messages):
     def usage(self, data: JSON) -> Usage | None:
         return None
 
-    def split(self, answer: JSON) -> Sequence[bytes]:
-        raise NotImplementedError(f"{self.name} does not stream")
+    split = Api.split  # not that of messages: whoever has one of its own streams

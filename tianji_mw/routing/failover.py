@@ -144,6 +144,8 @@ class Failover:
                 if failure.kind in _NO_WAIT or failure.wait_s:
                     return False
                 seconds = 0.0
+            if not router.selector.candidates(call, name):
+                return False  # all are in cooldown: the client learns for how long
             self._failed.clear()
         if not self._in_time(seconds) or not self._affordable(deployment.model_name, first=not retry):
             return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from tianji_mw.call import Call
-from tianji_mw.driver import Inner, LayerOptions, LLMMiddleware
+from tianji_mw.driver import Inner, LayerOptions, LLMMiddleware, inner_layers
 from tianji_mw.errors import UnknownModel
 from tianji_mw.routing import fallbacks
 from tianji_mw.routing.adaptive import Adaptive
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Nothing of a model, or bodies that pass through unread; the gateway asks for a deployment when it knows the model.
 _NOT_ROUTED = frozenset({"models", "passthrough"})
+#: The phase of the terminal app.
+_TERMINAL = 1000
 
 
 class Routing(LLMMiddleware):
@@ -66,6 +68,8 @@ class Routing(LLMMiddleware):
         self._redis, self._retry_app = redis, retry_app
         self.state: State | None = None
         self._mirrors = Mirrors(self) if any(d.mirrors for d in deployments.all) else None
+        #: Whether the gateway is inside, and not an app of somebody else behind a layer of ours.
+        self._ours = self._inner_shares and any(layer.phase >= _TERMINAL for layer in inner_layers(app))
 
     @property
     def router(self) -> Router:
@@ -103,13 +107,13 @@ class Routing(LLMMiddleware):
         if call.api.name in _NOT_ROUTED:
             await self._unread(call, inner, send)
             return
-        if not call.model and not self._inner_shares:
+        if not call.model and not self._ours:
             await inner(send)  # an app may have a model of its own
             return
         if self._mirrors is not None:
             self._mirror(call)
-        failover = Failover(self.router, call, inner, send, self._again, free=self._inner_shares)
-        if not self._inner_shares:
+        failover = Failover(self.router, call, inner, send, self._again, free=self._ours)
+        if not self._ours:
             await failover.run()  # the app listens to the client itself
             return
         async with Watch(call):
@@ -127,7 +131,7 @@ class Routing(LLMMiddleware):
 
     def _again(self, held: Held) -> bool:
         """Whether the app may be asked again; the gateway says itself what is safe."""
-        if self._inner_shares or self._retry_app:
+        if self._ours or self._retry_app:
             return True
         return held.headers.get("x-should-retry", "").lower() == "true"
 
