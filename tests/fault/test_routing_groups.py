@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.routed import entry, fails, ok, routed
 from tests.support.stack import ANSWER, CHAT, STREAM
+from tianji_mw.call import Call
+from tianji_mw.routing.base import Candidates, Deployment, Picker
 from tianji_mw.testing import Reply
 
 TWO = {"a": ("first", {}), "b": ("second", {}), "c": ("third", {})}
@@ -309,3 +311,24 @@ async def test_a_stream_counts_for_a_budget_too(tmp_path: Any) -> None:
         statuses = await routing.many(30, {**STREAM, "model": "first", "max_tokens": 2}, at_once=1)
         assert 1 <= statuses[200] < 30
         assert routing.llms["a"].requests[0].json["stream_options"] == {"include_usage": True}
+
+
+# --- a strategy of one's own
+
+
+class Last(Picker):
+    """The last one, or the one at `place`."""
+
+    place: int = -1
+
+    def pick(self, deployments: Candidates, call: Call) -> Deployment:
+        return deployments[self.place]
+
+
+@pytest.mark.parametrize(("args", "used"), [({}, "b"), ({"place": 0}, "a")])
+async def test_a_strategy_by_its_class(tmp_path: Any, args: dict[str, Any], used: str) -> None:
+    settings = {"routing_strategy": f"{__name__}:Last", "routing_strategy_args": args}
+    models = groups(a="first", b="first")
+    async with routed({"a": ok, "b": ok}, models, tmp_path=tmp_path, router_settings=settings) as routing:
+        assert await routing.many(10, ask("first")) == {200: 10}
+        assert routing.asked()[used] == 10

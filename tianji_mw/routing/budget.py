@@ -2,7 +2,7 @@
 
 What a call may cost is held before it is sent and replaced by its real cost at its end, so that calls at the same time
 cannot spend the same dollar: at most one call goes past a budget. Costs are tokens by `input_cost_per_token` and
-`output_cost_per_token`; a deployment without prices costs nothing, which `compose/routing.py` warns of.
+`output_cost_per_token`; a deployment without prices costs nothing, which `state.py` warns of.
 """
 
 from __future__ import annotations

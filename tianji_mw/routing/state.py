@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from tianji_mw.runtime import Runtime
 if TYPE_CHECKING:
     from tianji_mw.redis.settings import RedisSettings
     from tianji_mw.routing.shared import Shared
+
+log = logging.getLogger("tianji_mw.routing")
 
 
 class State:
@@ -35,6 +38,7 @@ class State:
     ) -> State:
         """Raises MissingExtra and SetupError for a Redis that cannot work; one that is down is no error."""
         picker.open(runtime)
+        _warn_of_budgets(deployments, rules)
         if redis is None:
             router = Router(deployments, picker, rules, runtime, LocalWindows(runtime), LocalHolds(runtime))
             await _watch(router)
@@ -65,3 +69,14 @@ async def _watch(router: Router) -> None:
         checks.lock = partial(shared.turn, every_s)
         checks.told, shared.checked = shared.told_health, checks.heard
     checks.start()
+
+
+def _warn_of_budgets(deployments: Deployments, rules: RoutingRules) -> None:
+    """A budget without prices counts nothing, and would never be spent."""
+    for one in deployments.all:
+        budgeted = rules.tag_budgets or one.max_budget is not None or one.provider.name in rules.provider_budgets
+        if budgeted and one.input_cost is None and one.output_cost is None:
+            log.warning(
+                "calls of '%s' cost nothing in its budget: set input_cost_per_token and output_cost_per_token",
+                one.model_name,
+            )

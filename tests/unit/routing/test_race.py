@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.routing_core import FAILED, Clock, a_group, call_of, router_of, runtime_of
+from tests.support.routing_core import Clock, a_group, call_of, router_of, runtime_of
 from tianji_mw.call import Call
 from tianji_mw.errors import UpstreamError, UpstreamTruncated
 from tianji_mw.facts import Attempt
 from tianji_mw.routing.failover import Failover
-from tianji_mw.routing.hedge import Hedging, Race
+from tianji_mw.routing.hedge import Hedging
 from tianji_mw.routing.rules import Hedge
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
@@ -204,5 +204,3 @@ def test_a_share_of_calls_at_most() -> None:
             hedging.spend()
             sent += 1
     assert 49 <= sent <= 52
-    assert FAILED.counts
-    assert Race is not None
