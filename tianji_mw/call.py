@@ -331,24 +331,20 @@ class Call:
         if attempt is not None and attempt.error is None and not attempt.ended:
             attempt.error = error
 
-    def attempt(self, deployment: Deployment) -> Attempt:
-        """An attempt at this deployment, whose request is about to be sent; routing may have begun it."""
+    def attempt(self, deployment: Deployment, begun: Attempt | None = None) -> Attempt:
+        """The request of an attempt is about to be sent; `begun`: the attempt, where routing has begun it."""
         now = self.timings.sent_upstream = self.runtime.clock()
-        if (attempt := self.begun(deployment)) is None:
-            self.attempts.append(attempt := Attempt(deployment, now))
-        attempt.sent, attempt.group = now, self.group
-        return attempt
+        if begun is None:
+            self.attempts.append(begun := Attempt(deployment, now))
+        begun.sent, begun.group = now, self.group
+        return begun
 
     def begun(self, deployment: Deployment) -> Attempt | None:
-        """The attempt that routing has begun there; also where its key was refused, and another one is tried."""
-        mine = (one for one in reversed(self.attempts) if one.deployment.id == deployment.id and not one.ended)
-        return next((one for one in mine if not one.sent or (one.status in (401, 403) and not one.error)), None)
-
-    def again(self) -> None:
-        """Another attempt follows one that failed: what that one left behind is no part of the call's end."""
-        if not self.closed and not self.gone:
-            self.error = self.outcome = None
-            self.usage = Usage()
+        """The attempt at this deployment that routing has begun."""
+        for attempt in reversed(self.attempts):
+            if not attempt.sent and not attempt.ended and attempt.deployment.id == deployment.id:
+                return attempt
+        return None
 
     async def secret(self, name: str) -> Secret:
         """The secret of this name in the `Secrets` layer's `names`. Raises KeyError, SecretError, RuntimeError."""

@@ -122,7 +122,7 @@ class Exchange:
         call, plan, stream = self._call, self._plan, self._stream
         deadlines = outgoing.deadlines_for(call, plan.deployment, stream=stream)
         request = UpstreamRequest("POST", plan.url(call, stream=stream), headers, body, deadlines)
-        attempt = self._attempt = call.attempt(plan.deployment)
+        attempt = self._attempt = call.attempt(plan.deployment, self._attempt)
         response = await plan.transport(call).send(request)
         attempt.answered(response.status, call)
         return response

@@ -127,7 +127,9 @@ class Gateway(LLMMiddleware):
     async def _models(self, call: Call, path: str, send: Send) -> None:
         """`GET /v1/models` and `/v1/models/{id}`: only names the caller may use."""
         team = call.identity.team if call.identity is not None else ""
-        names = [n for n in self.deployments.names(team) if call.identity is None or call.identity.allows(n)]
+        everybodys = call.identity is not None and call.identity.admin
+        listed = self.deployments.names(None if everybodys else team)
+        names = [n for n in listed if call.identity is None or call.identity.allows(n)]
         _, found, wanted = path.rpartition("/models/")
         anthropic = "anthropic-version" in call.headers
         shape = _anthropic_model if anthropic else _openai_model
@@ -137,9 +139,9 @@ class Gateway(LLMMiddleware):
                 raise UnknownModel(f"The model '{wanted[:200]}' does not exist.", param="model")
             body: object = shape(wanted)
         elif anthropic:
-            listed = [shape(name) for name in names]
+            shown = [shape(name) for name in names]
             ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-            body = {"data": listed, "has_more": False, **ends}
+            body = {"data": shown, "has_more": False, **ends}
         else:
             body = {"object": "list", "data": [shape(name) for name in names]}
         await _send_json(send, 200, orjson.dumps(body))

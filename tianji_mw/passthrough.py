@@ -105,7 +105,7 @@ class PassThrough:
         call = self._call
         response: UpstreamResponse | None = None
         try:
-            attempt = call.attempt(deployment)
+            attempt = call.attempt(deployment, call.begun(deployment))
             transport = deployment.provider.transport() or call.runtime.transport
             response = await self._open(transport, request)
             if response.status in REFUSED_KEY and (again := await self._renewed(request, deployment)):

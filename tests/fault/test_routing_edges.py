@@ -58,7 +58,7 @@ async def test_an_error_before_the_stream_has_begun_is_no_stream_to_go_on_with(t
 
 
 async def test_a_stream_does_not_go_on_at_a_model_that_the_key_may_not_use(tmp_path: Any) -> None:
-    says = {"a": [cut("Once")], "b": ok}
+    says: dict[str, Any] = {"a": [cut("Once")], "b": ok}
     models = groups(a="first", b="second")
     async with routed(says, models, tmp_path=tmp_path, router_settings=GO_ON, virtual_keys=KEYS) as routing:
         body = {**STREAM, "model": "first", "fallbacks": ["second", "nobody", "b"]}
@@ -70,7 +70,7 @@ async def test_a_stream_does_not_go_on_at_a_model_that_the_key_may_not_use(tmp_p
 
 
 async def test_disable_fallbacks_holds_for_a_stream_that_goes_on(tmp_path: Any) -> None:
-    says = {"a": [cut("Once")], "b": ok}
+    says: dict[str, Any] = {"a": [cut("Once")], "b": ok}
     settings = {**GO_ON, "fallbacks": [{"first": ["second"]}]}
     async with routed(says, groups(a="first", b="second"), tmp_path=tmp_path, router_settings=settings) as routing:
         answer = await routing.ask({**STREAM, "model": "first", "disable_fallbacks": True})
@@ -90,15 +90,13 @@ async def test_an_unknown_model_is_not_found_where_others_are_mirrored(tmp_path:
 
 
 async def test_a_copy_goes_to_no_model_that_the_request_names(tmp_path: Any) -> None:
+    """Nobody's key is behind it, so nobody would be asked whether it may."""
     says = {"a": ok, "b": fails(500), "c": ok}
-    settings = {"num_retries": 0}
-    async with routed(says, mirrored, tmp_path=tmp_path, router_settings=settings, virtual_keys=KEYS) as routing:
+    async with routed(says, mirrored, tmp_path=tmp_path, router_settings={"num_retries": 0}) as routing:
         for more in ({}, {"mock_testing_fallbacks": True}):
-            answer = await routing.ask(ask("first", fallbacks=["dear"], **more), headers=BEARER)
-            assert answer.status == (500 if more else 200)
-        await until(lambda: routing.asked()["b"] == 2)
-        await until(lambda: not [call for call in routing.ends.ends if call.model == "shadow" and not call.timings.end])
-        assert routing.asked()["c"] == 0
+            assert (await routing.ask(ask("first", fallbacks=["dear"], **more))).status == 200
+        await until(lambda: len([call for call in routing.ends.ends if call.model == "shadow"]) == 2)
+        assert routing.asked() == {"a": 1, "b": 2, "c": 1}
 
 
 async def test_a_wrong_list_is_refused_before_anything_is_sent(tmp_path: Any) -> None:
@@ -177,9 +175,7 @@ async def test_a_request_sent_again_with_a_new_key_is_the_same_attempt() -> None
     async with FakeLLM() as llm, FakeLLM(ok) as good:
         llm.replies += [Reply.json({"error": {"message": "no"}}, status=401), early]
         key = OpenAI(api_base=f"{llm.url}/v1", api_key=Renewed("sk-old-and-long"))
-        table = Deployments(
-            [deployment(llm.url, id="a", provider=key, order=1), deployment(good.url, id="b", order=2)]
-        )
+        table = Deployments([deployment(llm.url, id="a", provider=key, order=1), deployment(good.url, id="b", order=2)])
         ends = Ends(Routing(Gateway(table), table))
         async with started(ends) as app:
             answer = await drive(app, STREAM)

@@ -1,4 +1,4 @@
-"""The routing core without a server: a clock that stands, calls that nobody sends, a router over counters of its own."""
+"""The routing core without a server: a clock that stands, calls that nobody sends, a router with its own counters."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from tianji_mw.apis.base import Usage
 from tianji_mw.errors import NoDeployment, TianjiError, UpstreamError
 from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.continuation import Delivery, may_continue
@@ -136,7 +137,7 @@ class Failover:
         if failure.elsewhere and not others:
             return False
         most = self._most = retries_of(call, rules, deployment, self._tried[-1], failure)
-        if retry >= most and not (rules.weighted_failover and others and most):
+        if retry >= most and not self._more(name, deployment, others=others, most=most):
             return False
         seconds = wait_s(call, rules, failure, retry, others=others)
         if not others:
@@ -144,7 +145,7 @@ class Failover:
                 if failure.kind in _NO_WAIT or failure.wait_s:
                     return False
                 seconds = 0.0
-            if not router.selector.candidates(call, name):
+            if not router.selector.candidates(call, name) and not router.vacancy.full(call, name):
                 return False  # all are in cooldown: the client learns for how long
             self._failed.clear()
         if not self._in_time(seconds) or not self._affordable(deployment.model_name, first=not retry):
@@ -153,6 +154,15 @@ class Failover:
             await call.runtime.sleep(seconds)
         router.counts.retried(deployment.model_name, failure.kind)
         return True
+
+    def _more(self, name: str, deployment: Deployment, *, others: bool, most: int) -> bool:
+        """Whether the group has more to offer when its retries are spent: the next `order`, or all of it."""
+        if not others:
+            return False
+        if self._router.rules.weighted_failover and most:
+            return True
+        next_order = self._router.selector.candidates(self._call, name, self._failed)[0].order
+        return next_order != deployment.order
 
     def _worth(self, name: str, failure: Failure) -> bool:
         """Whether this kind of failure is retried at all."""
@@ -182,7 +192,7 @@ class Failover:
         """One attempt; None when its answer went to the client, in full or until it broke off."""
         call, attempt = self._call, trip.attempt
         if len(call.attempts) > 1:
-            call.again()
+            _forget(call)
         held = self._held = Held(call, attempt, self._send, self._committed)
         try:
             await self._inner(held)
@@ -206,7 +216,7 @@ class Failover:
         hedging = router.hedging
         assert hedging is not None
         if len(call.attempts) > 1:
-            call.again()
+            _forget(call)
         race = Race(call, self._inner, self._send, self._committed)
 
         async def second() -> Trip | None:
@@ -310,3 +320,10 @@ class Failover:
             await send_error(call, self._send, error)
         if self._delivery is not None:
             await self._delivery.give_up()  # nobody goes on with an error
+
+
+def _forget(call: Call) -> None:
+    """Another attempt follows one that failed: what that one left behind is no part of the call's end."""
+    if not call.closed and not call.gone:
+        call.error = call.outcome = None
+        call.usage = Usage()

@@ -194,8 +194,7 @@ class HealthChecks:
         return failure.counts and not (failure.kind == "NotFound" and mode_of(deployment)[1])
 
     def _blame(self, deployment: Deployment, failure: Failure) -> None:
-        alone = sum(one.model_name == deployment.model_name for one in self._router.table.all) == 1
-        self._router.cooldowns.failed(deployment, failure, alone=alone)
+        self._router.cooldowns.failed(deployment, failure, alone=self._router.table.alone(deployment))
         if self._rules.routing:
             self._block(deployment, failure.reason)
 

@@ -18,9 +18,10 @@ from tianji_mw.routing.failure import Failure, failure_of
 from tianji_mw.routing.fallbacks import next_group, targets
 from tianji_mw.routing.health import Health, health_of
 from tianji_mw.routing.retries import retries_of
-from tianji_mw.routing.router import Router, nobody
+from tianji_mw.routing.router import Router
 from tianji_mw.routing.selector import Removal, Trace
 from tianji_mw.routing.shuffle import Shuffle, weight_sums
+from tianji_mw.routing.vacancy import nobody
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call
@@ -178,7 +179,7 @@ def _refusal(router: Router, call: Call, trace: Trace) -> dict[str, Any] | None:
     """The error that the client would get, where nobody is left."""
     if trace.left:
         return None
-    refused: TianjiError = nobody(trace, router.runtime.clock(), router.parallel.waiting(trace.group))
+    refused: TianjiError = nobody(trace, router.runtime.clock())
     try:
         router.selector.refuse(call, trace)
     except TianjiError as error:

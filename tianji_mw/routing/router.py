@@ -6,13 +6,12 @@ It chooses, reserves and counts. Who sends the request, and what follows a failu
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tianji_mw.counters.base import Holds, Windows
-from tianji_mw.errors import NoDeployment, Overloaded
+from tianji_mw.errors import NoDeployment
 from tianji_mw.facts import Attempt
 from tianji_mw.routing.affinity import Pins
 from tianji_mw.routing.base import Candidates, Deployment, Picker
@@ -24,11 +23,12 @@ from tianji_mw.routing.failure import Failure, failure_of
 from tianji_mw.routing.headers import Told
 from tianji_mw.routing.hedge import Hedging
 from tianji_mw.routing.limits import Limits
-from tianji_mw.routing.parallel import LONGEST_WAIT_S, Parallel, Turn
+from tianji_mw.routing.parallel import Parallel, Turn
 from tianji_mw.routing.retries import RetryBudget
 from tianji_mw.routing.rules import RoutingRules
-from tianji_mw.routing.selector import Selector, Trace, team_of
+from tianji_mw.routing.selector import Selector
 from tianji_mw.routing.table import Deployments
+from tianji_mw.routing.vacancy import Vacancy
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -39,12 +39,6 @@ if TYPE_CHECKING:
 _STREAM_BYTES: Final = 180
 _PLAIN_BYTES: Final = 5
 _SETTLE_S: Final = 2.0
-#: How soon a call that waits looks again, at least.
-_SOON_S: Final = 0.01
-#: What an error does not say in full: those tags are the operator's.
-_UNTOLD: Final = {"tags": "its tags are others"}
-#: Reasons that an error names.
-_MOST_REASONS: Final = 10
 _NO_TAGS: Final[frozenset[str]] = frozenset()
 
 
@@ -100,6 +94,7 @@ class Router:
         self.limits = Limits(windows, self.blocks, runtime, limited=picker.limits or rules.enforce_limits)
         self.budgets = Budgets(table, rules, holds, self.blocks, runtime)
         self.selector = Selector(table, rules, self.blocks)
+        self.vacancy = Vacancy(self.selector, self.blocks, self.parallel, runtime)
         self.hedging = Hedging(rules.hedge) if rules.hedge is not None else None
         self.pins = Pins(rules, runtime, shared, self.parallel.inflight)
         #: Deployments whose calls are counted for limits or budgets.
@@ -115,9 +110,7 @@ class Router:
 
     # --- the way of an attempt
 
-    async def depart(
-        self, call: Call, name: str, failed: Collection[Deployment] = (), *, waits: bool = True
-    ) -> Trip:
+    async def depart(self, call: Call, name: str, failed: Collection[Deployment] = (), *, waits: bool = True) -> Trip:
         """Choose a deployment for `name`, reserve what it takes, and begin an attempt at it.
 
         `waits`: for a place, where everybody is full. Raises UnknownModel, PermissionDenied, NoDeployment and
@@ -131,8 +124,8 @@ class Router:
                     trip = await self._entered(call, name, failed, candidates)
                     if trip is not None:
                         return trip
-                elif not waits or (turn := await self._place(call, name, failed, turn)) is None:
-                    raise self._nobody(call, name, failed)
+                elif not waits or (turn := await self.vacancy.wait(call, name, failed, turn)) is None:
+                    raise self.vacancy.refusal(call, name, failed)
         except BaseException:
             if turn is not None:
                 self.parallel.pass_on(turn)
@@ -252,49 +245,6 @@ class Router:
         if call.api.streams:
             attempt.output_tokens = call.bytes_out // (_STREAM_BYTES if call.stream else _PLAIN_BYTES)
 
-    # --- nobody
-
-    async def _place(self, call: Call, name: str, failed: Collection[Deployment], turn: Turn | None) -> Turn | None:
-        """Wait for a place where every deployment that the call could use is full; None where it is not that.
-
-        `turn`: the call's place in the line, where it has waited already. Raises Overloaded.
-        """
-        group = self.table.serving(name, team_of(call))
-        full = [deployment for deployment in group if deployment not in failed and self._is_full(deployment)]
-        if not full or not self.selector.suited(call, full):
-            if turn is not None:
-                self.parallel.pass_on(turn)
-            return None
-        now = self.runtime.clock()
-        if turn is None:
-            turn = self.parallel.turn({deployment.model_name for deployment in group}, now)
-        elif self.blocks.free(group):
-            self.parallel.pass_on(turn)  # there is a place, which only others can use
-        if turn is not None:
-            left_s = LONGEST_WAIT_S - (now - turn.since) / 1e9
-            if call.due:
-                left_s = min(left_s, (call.due - now) / 1e9)
-            back_s = self._back_s(group, now)
-            if await self.parallel.place(turn, min(left_s, back_s)) or back_s < left_s:
-                return turn
-        self.runtime.count("shed", "parallel")
-        text = f"Every deployment of '{name[:200]}' serves as many requests as it may."
-        raise Overloaded(text, headers={"retry-after": "1"})
-
-    def _is_full(self, deployment: Deployment) -> bool:
-        """Whether it could be used if it did not serve as many requests as it may."""
-        return {block.reason for block in self.blocks.of(deployment) if not block.soft} == {"parallel"}
-
-    def _back_s(self, group: Candidates, now: int) -> float:
-        """Seconds until one of them may be back that is left out for another reason: nobody is called for that."""
-        ends = [block.until for one in group for block in self.blocks.of(one) if block.reason != "parallel"]
-        return max((min(ends) - now) / 1e9, _SOON_S) if ends else math.inf
-
-    def _nobody(self, call: Call, name: str, failed: Collection[Deployment]) -> NoDeployment:
-        trace = self.selector.trace(call, name, failed)
-        self.selector.refuse(call, trace)
-        return nobody(trace, self.runtime.clock(), self.parallel.waiting(trace.group))
-
     # --- accounts
 
     def succeeded(self, label: str) -> None:
@@ -325,18 +275,3 @@ class Router:
         """Let everything be counted that has ended."""
         if self._settling:
             await asyncio.wait(self._settling, timeout=_SETTLE_S)
-
-
-def nobody(trace: Trace, now: int, waiting: int = 0) -> NoDeployment:
-    """The error that says why no deployment of the group can be used, and when to ask again. It tells of no tenants."""
-    counted: dict[str, int] = {}
-    removed = [removal for removal in trace.removed if removal.step != "team"]
-    for removal in removed:
-        reason = _UNTOLD.get(removal.step, removal.reason)
-        counted[reason] = counted.get(reason, 0) + 1
-    ends = [removal.until - now for removal in removed if removal.until > now and removal.step != "parallel"]
-    seconds = max(1, math.ceil(min(ends) / 1e9)) if ends else 1
-    why = "; ".join(f"{count} of {len(removed)}: {reason}" for reason, count in [*counted.items()][:_MOST_REASONS])
-    cooling = bool(removed) and all(removal.step in ("cooldown", "probe") for removal in removed)
-    text = f"No deployments available for the model '{trace.group[:200]}': {why}. Try again in {seconds} seconds."
-    return NoDeployment(text, cooling=cooling, headers={"retry-after": str(seconds)})

@@ -69,8 +69,9 @@ class Deployments:
         raise UnknownModel(f"The model '{model[:200]}' does not exist.", param="model")
 
     def alone(self, deployment: Deployment) -> bool:
-        """Whether no other deployment has its public name."""
-        return self._shared[deployment.model_name] == 1
+        """Whether no other deployment has its public name, or the one that its team has for it."""
+        own = self._of_team.get((deployment.team, deployment.team_model_name), ())
+        return self._shared[deployment.model_name] == 1 and len(own) < 2
 
     def label(self, model: str) -> str:
         """The `model_name` that serves it, for counts: names behind a `*` are the clients', and without end."""
@@ -83,9 +84,15 @@ class Deployments:
         """The name that `model` stands for: what an alias means, else itself."""
         return self._alias.get(model, model)
 
-    def names(self, team: str = "") -> list[str]:
-        """Public names for `/v1/models`: without hidden aliases and the catch-all pattern, with those of the team."""
+    def names(self, team: str | None = None) -> list[str]:
+        """Public names for `/v1/models`: without hidden aliases, the catch-all pattern, and what is other teams' alone.
+
+        `team`: the caller's, whose own names are among them; None: everybody's.
+        """
         shown = [name for name in (*self._exact, *self._alias) if name not in self._hidden]
         shown += [group[0].model_name for _, group in self._patterns if group[0].model_name != "*"]
+        if team is not None:
+            others = {n for n, g in self._exact.items() if all(d.team and d.team != team for d in g)}
+            shown = [name for name in shown if self._alias.get(name, name) not in others]
         shown += [name for owner, name in self._of_team if owner == team]
         return list(dict.fromkeys(shown))

@@ -19,6 +19,7 @@ from tianji_mw.routing.base import Candidates
 from tianji_mw.routing.held import Answer, Held
 from tianji_mw.routing.middleware import Routing
 from tianji_mw.routing.rules import RoutingRules
+from tianji_mw.routing.shuffle import Shuffle
 from tianji_mw.routing.table import Deployments
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import FakeLLM, Received, Reply, drive
@@ -116,7 +117,7 @@ async def test_through_the_gateway(serve: Serve, stream: bool) -> None:
     async with FakeLLM(lambda request: given("a", request)) as one, FakeLLM(lambda request: given("b", request)) as two:
         table = Deployments([deployment(one.url, id="a"), deployment(two.url, id="b")])
         rules = RoutingRules(affinity=frozenset({"responses_api_deployment_check"}))
-        app = await serve(Routing(Gateway(table), deployments=table, rules=rules))
+        app = await serve(Routing(Gateway(table), deployments=table, rules=rules, picker=Shuffle()))
         asked = {"model": "gpt-4o", "input": "hi", "stream": stream}
         opened = [(await drive(app, asked, path="/v1/responses")).body for _ in range(20)]
         givers = {b"resp_a" if b"resp_a" in body else b"resp_b" for body in opened}

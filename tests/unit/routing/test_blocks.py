@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.routing_core import S, Clock, a_group, runtime_of
+from tests.support.routing_core import Clock, S, a_group, runtime_of
 from tianji_mw.routing.base import Candidates, Deployment
 from tianji_mw.routing.blocks import UNTIL_LIFTED, Block, Blocks, Reason
 

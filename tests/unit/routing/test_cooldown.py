@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.support.routing_core import FAILED, S, Clock, a_group, runtime_of
+from tests.support.routing_core import FAILED, Clock, S, a_group, runtime_of
 from tianji_mw.routing.blocks import Blocks
-from tianji_mw.routing.cooldown import Cooldowns, Minute
-from tianji_mw.routing.failure import Failure
+from tianji_mw.routing.cooldown import Cooldowns
 from tianji_mw.routing.rules import Kind, RoutingRules
 
 

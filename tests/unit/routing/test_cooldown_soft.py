@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.routing_core import FAILED, S, Clock, a_group, runtime_of
+from tests.support.routing_core import FAILED, Clock, S, a_group, runtime_of
 from tianji_mw.routing.blocks import Block, Blocks
 from tianji_mw.routing.cooldown import Cooldowns, Minute
 from tianji_mw.routing.rules import RoutingRules
@@ -106,9 +106,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), STEPS), max_size=80), st.booleans(), st.integers(0, 2))
-def test_whatever_happens_it_comes_back(
-    steps: list[tuple[int, tuple[str, float]]], alone: bool, allowed: int
-) -> None:
+def test_whatever_happens_it_comes_back(steps: list[tuple[int, tuple[str, float]]], alone: bool, allowed: int) -> None:
     rules: dict[str, Any] = {"allowed_fails": allowed - 1} if allowed else {}
     clock, blocks, cooldowns, group = made(**rules)
     probing: list[Any] = []

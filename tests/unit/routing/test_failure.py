@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.routing_core import S, Clock, call_of, runtime_of
+from tests.support.routing_core import Clock, S, call_of, runtime_of
 from tianji_mw.call import Call
 from tianji_mw.errors import (
     Blocked,

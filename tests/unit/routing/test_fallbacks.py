@@ -127,8 +127,10 @@ def test_a_wrong_list_is_refused(field: str, value: Any) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([*NAMES, "model"]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from([*NAMES, "model", "messages", "*", "x/a", "/"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*NAMES, "model", "messages", "*", "x/a", "/"]), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 

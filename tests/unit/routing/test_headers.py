@@ -57,7 +57,9 @@ def test_an_address_shows_no_secret(base: str) -> None:
     assert found["x-litellm-model-api-base"].startswith("http://llm.example")
 
 
-BAD = ["a\r\nset-cookie: x", "a\nb", "a\0b", "a\x01\x1f\x7fb", " a ", "\ta\t", "\xa0a\x85", "世界", "\ud800", "\r\n", ""]
+BAD = [
+    "a\r\nset-cookie: x", "a\nb", "a\0b", "a\x01\x1f\x7fb", " a ", "\ta\t", "\xa0a\x85", "世界", "\ud800", "\r\n", "",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD, ids=ascii)

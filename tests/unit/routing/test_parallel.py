@@ -203,7 +203,7 @@ async def test_a_hedge_does_not_wait() -> None:
 @settings(max_examples=60)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 25), st.integers(0, 1 << 30))
 def test_everybody_gets_a_place_whatever_the_order(deployments: int, most: int, calls: int, seed: int) -> None:
-    """Calls that leave, fail here and there, and end in any order: no wake-up is lost, and nobody is above the limit."""
+    """Calls that leave, fail here and there, and end in any order: no wake-up is lost, no limit is passed."""
     rng = random.Random(seed)
 
     async def one_call(router: Router, runtime: Runtime, ended: Callable[[Trip], None]) -> None:

@@ -18,7 +18,11 @@ from tianji_mw.routing.failover import Failover
 from tianji_mw.routing.hedge import Hedging
 from tianji_mw.routing.rules import Hedge
 
-START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+START: dict[str, Any] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/json")],
+}
 BODY = {"type": "http.response.body", "body": b"x", "more_body": False}
 App = Callable[[Call, Attempt, Any], Awaitable[None]]
 
@@ -63,7 +67,7 @@ class Track:
 
     @property
     def won(self) -> str:
-        return next(v.decode() for k, v in self.sent[0]["headers"] if k == b"x-litellm-model-id")
+        return next(str(v, "ascii") for k, v in self.sent[0]["headers"] if k == b"x-litellm-model-id")
 
 
 def answers(*, after: int = 0, fails: bool = False, stalls: int = 0) -> App:

@@ -103,7 +103,8 @@ def test_the_oldest_time_is_over() -> None:
 NAMES = st.sampled_from(
     [
         "retry-after", "retry-after-ms", "x-ms-retry-after-ms", "x-ratelimit-reset-requests",
-        "x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-reset", "anthropic-ratelimit-requests-remaining",
+        "x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-reset",
+        "anthropic-ratelimit-requests-remaining",
     ]
 )  # fmt: skip
 VALUES = st.one_of(

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.routing_core import S, Clock, a_group, call_of, router_of, runtime_of
+from tests.support.routing_core import Clock, S, a_group, call_of, router_of, runtime_of
 from tianji_mw.errors import PermissionDenied, UnknownModel, UpstreamError
 from tianji_mw.identity.base import Identity
 from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.blocks import UNTIL_LIFTED, Block
-from tianji_mw.routing.router import Router, nobody
+from tianji_mw.routing.router import Router
+from tianji_mw.routing.vacancy import nobody
 
 BLUE, RED = Identity(key_hash="b", team="blue"), Identity(key_hash="r", team="red")
 ADMIN = Identity(key_hash="a", admin=True)
@@ -193,7 +194,7 @@ def test_the_trace_tells_what_happened(
     rules: tuple[bool, bool, bool],
     passed: float,
 ) -> None:
-    named = dict(zip(("tag_filtering", "tag_match_any", "pre_call_checks"), rules, strict=True))
+    named: dict[str, Any] = dict(zip(("tag_filtering", "tag_match_any", "pre_call_checks"), rules, strict=True))
     desk = Desk(*fields, **named)
     for number, reason, seconds, soft in blocks:
         if number < len(fields):
@@ -220,3 +221,15 @@ def test_the_trace_tells_what_happened(
         error = nobody(trace, desk.clock.now)
         assert 1 <= int(error.headers["retry-after"]) <= 31
         assert "team" not in error.message
+
+
+async def test_a_teams_own_name_is_a_group_of_its_own() -> None:
+    """Each of its deployments may have a `model_name` that nobody else has."""
+    desk = Desk(*[{"model_name": f"internal-{n}", "team": "blue", "team_model_name": "ours"} for n in range(2)])
+    assert desk.left("ours", identity=BLUE) == ["d0", "d1"]
+    assert not any(desk.router.table.alone(one) for one in desk.all)
+    desk.block(1)
+    assert desk.left("ours", identity=BLUE) == ["d0"]
+    assert desk.left("ours", identity=BLUE, failed={desk.all[0]}) == []
+    with pytest.raises(UnknownModel):
+        desk.left("ours", identity=RED)

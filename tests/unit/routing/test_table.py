@@ -201,4 +201,6 @@ def test_a_team_has_names_of_its_own() -> None:
     assert [found.model_name for found in table.serving("gpt", "red")] == ["internal"]
     assert [found.model_name for found in table.serving("gpt", "blue")] == ["gpt"]
     assert [found.model_name for found in table.serving("gpt")] == ["gpt"]
-    assert "gpt" in table.names("red")
+    assert table.names("red") == ["gpt", "internal", "other"]
+    assert table.names("blue") == table.names("") == ["gpt"]
+    assert table.names() == ["gpt", "internal", "other"]
