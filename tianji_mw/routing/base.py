@@ -114,6 +114,7 @@ class Picker(PluginSettings):
     """A routing strategy: one file in `tianji_mw/routing/`, whose fields are `routing_strategy_args`.
 
     It only chooses; who may be chosen is decided before (cooldowns, limits, tags), and what fails is tried again after.
+    Of a deployment that is alone in its group it hears nothing.
     Its state belongs to one event loop and needs no lock.
     """
 

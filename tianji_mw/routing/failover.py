@@ -24,7 +24,7 @@ from tianji_mw.routing.held import Held
 from tianji_mw.routing.retries import has_policy, retries_of, wait_s
 from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.selector import team_of
-from tianji_mw.routing.wishes import MOCKED, speaks
+from tianji_mw.routing.wishes import MOCKED, Wishes
 from tianji_mw.taps import bodiless, send_error
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Failover:
         self._most: int | None = None
         #: The last attempt's answer, where it is not on its way.
         self._held: Held | None = None
-        self._wishes = speaks(call)
+        self._wishes = Wishes in call.notes
         self._delivery = Delivery(call, send) if router.rules.continuation and may_continue(call) else None
         if self._delivery is not None:
             self._send = self._delivery
@@ -120,7 +120,8 @@ class Failover:
             after_s = router.hedging.after_s(label) if router.hedging is not None and not retry and self._free else None
             failure = await self._attempt(trip) if after_s is None else await self._race(trip, name, after_s)
             if failure is None:
-                router.succeeded(label)
+                if router.strained:
+                    router.succeeded(label)
                 return None
             if not await self._may_retry(name, trip.attempt.deployment, failure, retry):
                 return failure
@@ -196,7 +197,7 @@ class Failover:
         held = self._held = Held(call, attempt, self._send, self._committed)
         try:
             await self._inner(held)
-            if bodiless(call, held.status) and held.status < 400:
+            if not held.committed and held.status < 400 and bodiless(call, held.status):
                 await held.release()  # a head may be all of it
         except TianjiError as error:
             if held.committed:

@@ -24,7 +24,7 @@ from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.routing.selector import open_to, team_of
 from tianji_mw.routing.state import State
 from tianji_mw.routing.table import Deployments
-from tianji_mw.routing.wishes import speaks
+from tianji_mw.routing.wishes import Wishes, speaks
 from tianji_mw.runtime import Runtime
 from tianji_mw.watch import Watch
 
@@ -97,11 +97,13 @@ class Routing(LLMMiddleware):
             return
         if rules.total_timeout_s is not None:
             call.due = call.timings.received + int(rules.total_timeout_s * 1e9)
-        if self.router.counts_tokens:
+        assert self.state is not None
+        if self.state.router.counts_tokens:
             call.want_usage = True
         if speaks(call):  # what is wrong in it is refused before anything is tried
             asked_retries(call)
             fallbacks.check(call)
+            call.note(Wishes)
 
     async def around(self, call: Call, inner: Inner, send: Send) -> None:
         if call.api.name in _NOT_ROUTED:

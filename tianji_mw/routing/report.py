@@ -87,7 +87,7 @@ async def _shown(router: Router, deployment: Deployment, health: Health | None) 
         },
         "max_parallel": deployment.max_parallel or router.rules.max_parallel,
         "share": router.cooldowns.share(deployment),
-        "figures": dict(router.picker.report(deployment)),
+        "figures": dict(router.figures(deployment)),
         "health": _health(health) if health is not None else None,
     }
 
@@ -145,7 +145,7 @@ def explain(router: Router, call: Call, name: str) -> dict[str, Any]:
                 "inflight": router.parallel.inflight.get(one, 0),
                 "removed": _removal(removed[one], now) if one in removed else None,
                 "chance": chances.get(one),
-                "figures": dict(router.picker.report(one)),
+                "figures": dict(router.figures(one)),
             }
             for one in trace.all
         ],

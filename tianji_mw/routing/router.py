@@ -6,7 +6,7 @@ It chooses, reserves and counts. Who sends the request, and what follows a failu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -105,7 +105,10 @@ class Router:
         )
         self.counts = Counts()
         self.told = Told()
-        self._retry_budgets: dict[str, RetryBudget] = {}
+        #: Groups whose retries have been paid for, by their labels.
+        self.strained: dict[str, RetryBudget] = {}
+        #: Deployments that are alone in their group: a strategy has nothing to choose there, nor to learn.
+        self._alone = frozenset(d for d in table.all if table.alone(d))
         self._settling: set[asyncio.Task[None]] = set()
 
     # --- the way of an attempt
@@ -144,7 +147,7 @@ class Router:
             if not candidates:
                 return None
             pinned = pinned if pinned in candidates else None
-        deployment = pinned or self._picked(call, candidates)
+        deployment = pinned or (candidates[0] if candidates[0] in self._alone else self._picked(call, candidates))
         trip = Trip(Attempt(deployment, self.runtime.clock()))
         self.parallel.began(deployment)
         trip.probe = self.cooldowns.began(deployment)
@@ -203,7 +206,8 @@ class Router:
         deployment = trip.attempt.deployment
         call.deployment = deployment
         call.attempts.append(trip.attempt)
-        self.picker.sent(trip.attempt, call)
+        if deployment not in self._alone:
+            self.picker.sent(trip.attempt, call)
         self.counts.picked[deployment] = self.counts.picked.get(deployment, 0) + 1
 
     def arrive(self, trip: Trip, call: Call, failure: Failure | None, *, abandoned: bool = False) -> None:
@@ -215,7 +219,8 @@ class Router:
         if attempt.status == 200 and (trip.reserved is not None or trip.tags is not None):
             self._estimate(attempt, call)
         self.parallel.ended(deployment)
-        self.picker.observe(attempt, call)
+        if deployment not in self._alone:
+            self.picker.observe(attempt, call)
         if abandoned:
             self.cooldowns.abandoned(deployment, probe=trip.probe)
         elif failure is None:
@@ -245,11 +250,15 @@ class Router:
         if call.api.streams:
             attempt.output_tokens = call.bytes_out // (_STREAM_BYTES if call.stream else _PLAIN_BYTES)
 
+    def figures(self, deployment: Deployment) -> Mapping[str, Any]:
+        """What the strategy knows of it; nothing of one that is alone."""
+        return {} if deployment in self._alone else self.picker.report(deployment)
+
     # --- accounts
 
     def succeeded(self, label: str) -> None:
         """A call of this group was answered."""
-        budget = self._retry_budgets.get(label)
+        budget = self.strained.get(label)
         if budget is not None:
             budget.succeeded()
 
@@ -258,9 +267,9 @@ class Router:
         share = self.rules.retry_budget
         if share is None:
             return True
-        budget = self._retry_budgets.get(label)
+        budget = self.strained.get(label)
         if budget is None:  # kept from the first failure on: before that, everything is left
-            budget = self._retry_budgets[label] = RetryBudget(share)
+            budget = self.strained[label] = RetryBudget(share)
         if first:
             budget.failed()
         return budget.spend()

@@ -55,11 +55,15 @@ class Selector:
         self.table = table
         self._rules = rules
         self._blocks = blocks
+        #: Groups of which every caller may have anybody, by their names: nearly all.
+        self._plain = {name: group for name, group in table.plain.items() if not self._many(group)}
 
     def candidates(self, call: Call, name: str, failed: Collection[Deployment] = ()) -> Candidates:
         """Who may serve `name` now; perhaps nobody. Raises UnknownModel."""
+        if not failed and (plain := self._plain.get(name)) is not None:
+            return self._blocks.free(plain)
         group = group_for(call, self.table, name)
-        if self._many(call, group) or failed:
+        if failed or self._many(group):
             return self._narrowed(call, group, failed)
         return self._blocks.free(group)
 
@@ -69,7 +73,7 @@ class Selector:
             deployments = step(deployments)
         return deployments
 
-    def _many(self, call: Call, group: Candidates) -> bool:
+    def _many(self, group: Candidates) -> bool:
         """Whether the group needs more steps than the blocks."""
         rules = self._rules
         if rules.tag_filtering:

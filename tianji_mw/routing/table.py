@@ -68,6 +68,11 @@ class Deployments:
                 return deployments
         raise UnknownModel(f"The model '{model[:200]}' does not exist.", param="model")
 
+    @property
+    def plain(self) -> Mapping[str, Candidates]:
+        """Groups by the names that mean the same to every caller: no aliases, ids or patterns."""
+        return {} if self._of_team else self._exact
+
     def alone(self, deployment: Deployment) -> bool:
         """Whether no other deployment has its public name, or the one that its team has for it."""
         own = self._of_team.get((deployment.team, deployment.team_model_name), ())

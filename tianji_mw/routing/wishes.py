@@ -24,6 +24,10 @@ _FIELDS: Final = frozenset({"num_retries", "disable_fallbacks", *FALLBACKS, *MOC
 _HEADERS: Final = frozenset({b"x-litellm-num-retries", b"x-tianji-num-retries"})
 
 
+class Wishes:
+    """On the notes of a call that says something."""
+
+
 def speaks(call: Call) -> bool:
     """Whether the request says anything about its routing."""
     return not (_FIELDS.isdisjoint(call.request) and call.headers.isdisjoint(_HEADERS))

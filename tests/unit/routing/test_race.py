@@ -49,7 +49,7 @@ class Track:
 
     async def inner(self, send: Any) -> None:
         attempt = next(one for one in self.call.attempts if not one.sent)
-        self.call.attempt(attempt.deployment)
+        self.call.attempt(attempt.deployment, self.call.begun(attempt.deployment))
         attempt.status = 200
         await self.apps[attempt.deployment](self.call, attempt, send)
 
