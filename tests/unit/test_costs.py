@@ -23,6 +23,7 @@ from tianji_mw.call import Call
 from tianji_mw.driver import LLMMiddleware
 from tianji_mw.gateway import Gateway
 from tianji_mw.identity.middleware import Authentication
+from tianji_mw.routing.middleware import Routing
 from tianji_mw.routing.table import Deployments
 from tianji_mw.runtime import Runtime
 from tianji_mw.testing import started
@@ -73,18 +74,23 @@ def streamed() -> Canned:
     return Canned(b"text/event-stream", EVENTS)
 
 
-def stack(layers: int = 0) -> Any:
-    """Identity, `layers` idle ones, and a gateway that routes over two deployments."""
-    app: Any = Gateway(Deployments([deployment("http://x"), deployment("http://x", id="d2")]))
+def stack(layers: int = 0, routed: int = 0) -> Any:
+    """Identity, `layers` idle ones, and a gateway over two deployments, or behind `Routing` over so many."""
+    table = Deployments([deployment("http://x", id=f"d{number}") for number in range(routed or 2)])
+    app: Any = Gateway(table)
+    if routed:
+        app = Routing(app, table)
     for _ in range(layers):
         app = Asks(app)
     return Authentication(app, master_key="sk-master")
 
 
-async def running(upstream: Canned, layers: int, body: dict[str, Any], then: Callable[[Any], Awaitable[None]]) -> None:
+async def running(
+    upstream: Canned, layers: int, body: dict[str, Any], then: Callable[[Any], Awaitable[None]], routed: int = 0
+) -> None:
     import orjson
 
-    app = stack(layers)
+    app = stack(layers, routed)
     app.runtime = Runtime(transport_factory=lambda: upstream)
     raw = orjson.dumps(body)
     headers = [(b"authorization", b"Bearer sk-master"), (b"content-length", b"%d" % len(raw))]
@@ -104,7 +110,7 @@ async def running(upstream: Canned, layers: int, body: dict[str, Any], then: Cal
         await then(once)
 
 
-def calls_of(upstream: Canned, layers: int, body: dict[str, Any]) -> int:
+def calls_of(upstream: Canned, layers: int, body: dict[str, Any], routed: int = 0) -> int:
     """Functions of the suite that are entered for one request. What the collector or a plugin of pytest runs is not."""
     counted, counts = 0, list[int]()
 
@@ -123,12 +129,22 @@ def calls_of(upstream: Canned, layers: int, body: dict[str, Any]) -> int:
                 sys.setprofile(None)
             counts.append(counted)
 
-    asyncio.run(running(upstream, layers, body, count))
+    asyncio.run(running(upstream, layers, body, count, routed))
     return min(counts)  # a slow machine's clock may ring a coarse deadline in one of them
 
 
 def test_a_request_enters_so_many_functions() -> None:
     assert calls_of(plain(), 0, CHAT) <= 130
+
+
+@pytest.mark.parametrize(("deployments", "most"), [(1, 42), (2, 76), (1000, 90)])
+def test_routing_adds_so_many_functions(deployments: int, most: int) -> None:
+    assert calls_of(plain(), 0, CHAT, deployments) - calls_of(plain(), 0, CHAT) <= most
+
+
+def test_an_event_of_a_routed_stream_costs_one_function_more() -> None:
+    routed = calls_of(streamed(), 0, STREAM, 2) - calls_of(plain(), 0, CHAT, 2)
+    assert routed - (calls_of(streamed(), 0, STREAM) - calls_of(plain(), 0, CHAT)) <= 201 * 1 + 40
 
 
 def test_a_layer_with_nothing_to_do_adds_few_calls() -> None:
