@@ -89,6 +89,26 @@ def deployment_lines(stack: Stack) -> Iterator[str]:
         yield f"  {deployment.model_name} -> {target}  {address}  ({key}, id {deployment.id[:12]})"
 
 
-def notices(settings: Settings) -> list[str]:
-    """One line per key that has no effect."""
-    return [f"notice: {notice}" for notice in settings.notices]
+def notices(settings: Settings, workers: int = 1) -> list[str]:
+    """One line per key that has no effect, and one where workers count apart what is meant for all."""
+    lines = [f"notice: {notice}" for notice in settings.notices]
+    if workers > 1 and not settings.router_settings.redis and (counted := _counted(settings)):
+        lines.append(
+            f"notice: {counted}: each of the {workers} workers counts for itself; set router_settings.redis_host to "
+            "have one count for all"
+        )
+    return lines
+
+
+def _counted(settings: Settings) -> str:
+    """Keys of limits that processes count, as far as the config has them."""
+    router = settings.router_settings
+    params = [entry.params for entry in settings.model_list]
+    found = {
+        "provider_budget_config": bool(router.provider_budget_config),
+        "tag_budget_config": bool(router.tag_budget_config),
+        "max_budget": any(one.max_budget is not None for one in params),
+        "rpm, tpm": any(one.rpm is not None or one.tpm is not None for one in params),
+        "max_parallel_requests": any(one.max_parallel_requests is not None for one in params),
+    }
+    return ", ".join(name for name, there in found.items() if there)

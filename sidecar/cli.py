@@ -59,7 +59,7 @@ def run(
     )  # fmt: skip
     settings = settings_of(options)
     refuse_open(settings, options)
-    for line in notices(settings):
+    for line in notices(settings, options.workers):
         print(line, file=sys.stderr)
     share_metrics(options)
     server = server_config(settings, options)

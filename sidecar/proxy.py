@@ -41,6 +41,8 @@ class ReverseProxy(LLMMiddleware):
     """Everything to `address`, e.g. `http://127.0.0.1:8000`."""
 
     phase: ClassVar[int] = 1000
+    #: The app behind it is another process, which cannot see what routing has chosen.
+    uses_deployments: ClassVar[bool] = False
 
     def __init__(
         self,

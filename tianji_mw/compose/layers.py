@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tianji_mw.config.blocks import VirtualKey as KeySettings
     from tianji_mw.config.settings import Settings
-    from tianji_mw.routing.table import Deployments
     from tianji_mw.upstream import TransportOptions
 
 
@@ -54,7 +53,7 @@ def compose(
     else:
         gateway = None
     layers += _cache(settings, environment, options, gateway, problems)
-    layers += _routing(settings, environment, options, gateway, problems)
+    layers += _routing(settings, environment, options, terminal, problems)
     if problems:
         raise ConfigErrors(problems)
     layers.sort(key=lambda layer: layer.cls.phase)  # type: ignore[attr-defined]
@@ -111,7 +110,7 @@ def _routing(
     settings: Settings,
     env: Mapping[str, str],
     options: dict[str, Any],
-    gateway: ASGIApp | None,
+    terminal: ASGIApp | None,
     problems: list[ConfigError],
 ) -> list[Middleware]:
     """In front of the gateway; in front of an app of one's own where the config has deployments to choose from."""
@@ -119,14 +118,14 @@ def _routing(
     from tianji_mw.compose.routing import routing_of
     from tianji_mw.routing.middleware import Routing
 
-    if isinstance(gateway, Gateway):
-        table: Deployments | None = gateway.deployments
-    elif settings.model_list:
-        table = deployments_of(settings, env, problems)
-    else:
-        return []
+    if terminal is not None and not isinstance(terminal, Gateway):
+        if not settings.model_list or not getattr(terminal, "uses_deployments", True):
+            return []
     given = routing_of(settings, env, problems)
-    return [Middleware(Routing, deployments=table, **given, **options)] if given is not None and table else []
+    if terminal is None or given is None:
+        return []  # what is wrong is told
+    table = terminal.deployments if isinstance(terminal, Gateway) else deployments_of(settings, env, problems)
+    return [Middleware(Routing, deployments=table, **given, **options)] if table is not None else []
 
 
 def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middleware]:
