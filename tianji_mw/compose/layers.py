@@ -118,9 +118,9 @@ def _routing(
     from tianji_mw.compose.routing import routing_of
     from tianji_mw.routing.middleware import Routing
 
-    if terminal is not None and not isinstance(terminal, Gateway):
-        if not settings.model_list or not getattr(terminal, "uses_deployments", True):
-            return []
+    foreign = terminal is not None and not isinstance(terminal, Gateway)
+    if foreign and not (settings.model_list and getattr(terminal, "uses_deployments", True)):
+        return []
     given = routing_of(settings, env, problems)
     if terminal is None or given is None:
         return []  # what is wrong is told
