@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tianji_mw.facts import Attempt
 
 _LEARNS: Final = 0.1
+#: A limit of which so much is used is used up for every call.
+_NEARLY: Final = 0.95
+#: How long others make way for a call that was too large for what is left of a limit.
+_MOMENT_S: Final = 0.05
 
 
 class Limits:
@@ -46,7 +50,10 @@ class Limits:
         refused = await self._windows.take(deployment.id, wants)
         if refused is None:
             return tokens
-        until = self._runtime.clock() + max(1, int(refused.retry_after_s * 1e9))
+        seconds = refused.retry_after_s
+        if refused.used < refused.limit * _NEARLY:
+            seconds = min(seconds, _MOMENT_S)  # this call is too large for what is left, and others are not
+        until = self._runtime.clock() + max(1, int(seconds * 1e9))
         self._blocks.put(deployment, Block("rate_limit", until, f"{refused.limit:g} {refused.key}"))
         self._runtime.count("deployment_limits", refused.key)
         return None
