@@ -154,6 +154,6 @@ async def test_a_call_too_large_for_what_is_left_holds_nobody_else_off() -> None
     meter = Meter({"tpm": 1000})
     await meter.arrive(await meter.depart(max_tokens=500), tokens=(100, 400))
     with pytest.raises(NoDeployment, match=r"1000 tpm"):
-        await meter.depart(max_tokens=900)
+        await meter.depart(messages=[{"role": "user", "content": "long " * 600}])
     meter.clock.wait(0.1)
     await meter.depart(max_tokens=100)
