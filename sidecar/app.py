@@ -96,18 +96,26 @@ def _with_cache(app: ASGIApp, stack: ASGIApp, settings: Settings) -> ASGIApp:
     """The stack with LiteLLM's `/cache/*` on the main port, where the config has a cache."""
     if not settings.settings.cache:
         return app
-    from sidecar.cache_routes import CacheRoutes, MainCache, cache_of
+    from sidecar.cache_routes import CacheRoutes, cache_of
+    from sidecar.master_key import KeyedRoutes
 
     cache = cache_of(stack)
-    return app if cache is None else MainCache(app, CacheRoutes(cache, settings), settings.general_settings.master_key)
+    if cache is None:
+        return app
+    routes = CacheRoutes(cache, settings).main
+    return KeyedRoutes(app, routes, settings.general_settings.master_key, admin="/-/cache")
 
 
 def _with_routing(app: ASGIApp, stack: ASGIApp, settings: Settings) -> ASGIApp:
     """The stack with LiteLLM's `/health` and `/router/explain` on the main port."""
-    from sidecar.routing_routes import MainRouting, RoutingRoutes, routing_of
+    from sidecar.master_key import KeyedRoutes
+    from sidecar.routing_routes import RoutingRoutes, routing_of
 
     routing = routing_of(stack)
-    return app if routing is None else MainRouting(app, RoutingRoutes(routing), settings.general_settings.master_key)
+    if routing is None:
+        return app
+    routes = RoutingRoutes(routing).main
+    return KeyedRoutes(app, routes, settings.general_settings.master_key, admin="/-/routing")
 
 
 def _with_metrics(app: ASGIApp, runtime: Runtime, settings: Settings) -> ASGIApp:

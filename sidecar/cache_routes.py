@@ -6,25 +6,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sidecar.cache_tenants import FIELDS, BadPurge, Tenants
-from sidecar.master_key import has_master_key
+from sidecar.master_key import Handler, refused
 from tianji_mw.cache.base import StoreFailed
 from tianji_mw.cache.middleware import Cache
 from tianji_mw.cache.purge import Purge, purge
 from tianji_mw.driver import inner_layers
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from tianji_mw.config.settings import Settings
-    from tianji_mw.redact import Secret
 
 _FIELDS: Final = frozenset({"keys", "model_group", "model", "namespace", "tag", *FIELDS})
 #: Seconds that the store may take to show that it works.
@@ -42,6 +41,18 @@ class CacheRoutes:
     def __init__(self, cache: Cache, settings: Settings) -> None:
         self._cache = cache
         self._tenants = Tenants(cache.rules, settings)
+
+    @property
+    def main(self) -> Mapping[tuple[str, str], Handler]:
+        """LiteLLM's `/cache/*`, for the main port."""
+        return {
+            ("GET", "/cache/ping"): self.ping,
+            ("GET", "/cache/stats"): self.report,
+            ("GET", "/cache/redis/info"): self.redis_info,
+            ("POST", "/cache/delete"): self.delete,
+            ("POST", "/cache/invalidate"): self.invalidate,
+            ("POST", "/cache/flushall"): self.flushall,
+        }
 
     async def report(self, request: Request) -> Response:
         """The store, what waits to be written, what was saved, and the semantic part."""
@@ -111,16 +122,16 @@ class CacheRoutes:
             body = orjson.loads(await request.body() or b"{}")
             wanted = [Purge()] if everything and body == {"all": True} else self._wanted(body, only_keys=only_keys)
         except orjson.JSONDecodeError:
-            return _refused("the body is no JSON", 400)
+            return refused("the body is no JSON", 400)
         except BadPurge as error:
-            return _refused(str(error), 400)
+            return refused(str(error), 400)
         return await self._run(wanted)
 
     async def _run(self, wanted: list[Purge]) -> Response:
         try:
             count = sum([await purge(self._cache, one) for one in wanted])
         except StoreFailed as error:
-            return _refused(error.message, 503)
+            return refused(error.message, 503)
         return JSONResponse({"status": "success", "deleted": count})
 
     def _wanted(self, body: Any, *, only_keys: bool) -> list[Purge]:
@@ -146,44 +157,3 @@ class CacheRoutes:
             )
             for tenant in self._tenants.named(texts)
         ]
-
-
-class MainCache:
-    """`/cache/*` on the main port. It asks for the master key; where there is none, only the admin port has these."""
-
-    def __init__(self, app: ASGIApp, routes: CacheRoutes, key: Secret | None) -> None:
-        self.app = app
-        self._key = key
-        self._handlers = {
-            ("GET", "/cache/ping"): routes.ping,
-            ("GET", "/cache/stats"): routes.report,
-            ("GET", "/cache/redis/info"): routes.redis_info,
-            ("POST", "/cache/delete"): routes.delete,
-            ("POST", "/cache/invalidate"): routes.invalidate,
-            ("POST", "/cache/flushall"): routes.flushall,
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/cache/"):
-            await self.app(scope, receive, send)
-            return
-        handler = self._handlers.get((scope["method"], scope["path"].rstrip("/")))
-        if handler is None:
-            await self.app(scope, receive, send)
-            return
-        if self._key is None:
-            response = _refused("set general_settings.master_key to use this, or ask the admin port (/-/cache)", 403)
-        elif not self._key.ready:
-            response = _refused("the master key is not available yet; try again in a moment", 503)
-        elif not has_master_key(Headers(scope=scope), self._key):
-            response = _refused("the cache's endpoints need the master key", 401)
-        else:
-            response = await handler(Request(scope, receive))
-        await response(scope, receive, send)
-
-
-def _refused(message: str, status: int) -> Response:
-    kind = (
-        "authentication_error" if status in (401, 403) else "invalid_request_error" if status == 400 else "server_error"
-    )
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status)

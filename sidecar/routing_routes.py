@@ -6,16 +6,15 @@ port has the same under `/-/routing`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sidecar.master_key import has_master_key
+from sidecar.master_key import Handler, refused
 from tianji_mw import redact
 from tianji_mw.apis import by_name
 from tianji_mw.driver import inner_layers
@@ -27,10 +26,9 @@ from tianji_mw.routing.middleware import Routing
 from tianji_mw.routing.report import explain, report
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from tianji_mw.call import Call
-    from tianji_mw.redact import Secret
     from tianji_mw.routing.base import Deployment
     from tianji_mw.routing.router import Router
     from tianji_mw.runtime import Runtime
@@ -56,6 +54,15 @@ class RoutingRoutes:
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
+
+    @property
+    def main(self) -> Mapping[tuple[str, str], Handler]:
+        """LiteLLM's `/health`, and the explanation, for the main port."""
+        return {
+            ("GET", "/router/explain"): self.explain,
+            ("GET", "/health"): self.health,
+            ("GET", "/health/latest"): self.latest,
+        }
 
     @property
     def _router(self) -> Router | None:
@@ -108,37 +115,6 @@ class RoutingRoutes:
         checks = await health_of(router)
         told = {one.id: _latest(one, health, checks.rules.details) for one, health in checks.latest.items()}
         return _json({"latest_health_checks": told, "total_models": len(told)})
-
-
-class MainRouting:
-    """These endpoints on the main port. They ask for the master key; without one, only the admin port has them."""
-
-    def __init__(self, app: ASGIApp, routes: RoutingRoutes, key: Secret | None) -> None:
-        self.app = app
-        self._key = key
-        self._handlers: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
-            "/router/explain": routes.explain,
-            "/health": routes.health,
-            "/health/latest": routes.latest,
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handler = None
-        if scope["type"] == "http" and scope["method"] == "GET":
-            handler = self._handlers.get(scope["path"].rstrip("/"))
-        if handler is None:
-            await self.app(scope, receive, send)
-            return
-        if self._key is None:
-            text = "set general_settings.master_key to use this, or ask the admin port (/-/routing)"
-            response = refused(text, 403)
-        elif not self._key.ready:
-            response = refused("the master key is not available yet; try again in a moment", 503)
-        elif not has_master_key(Headers(scope=scope), self._key):
-            response = refused("this needs the master key", 401)
-        else:
-            response = await handler(Request(scope, receive))
-        await response(scope, receive, send)
 
 
 def _wanted(router: Router, asked: Mapping[str, str]) -> list[Deployment]:
@@ -200,11 +176,3 @@ def _json(found: Mapping[str, Any], status: int = 200) -> Response:
 
 def _starting() -> Response:
     return refused("routing has not started yet; try again in a moment", 503)
-
-
-def refused(message: str, status: int) -> Response:
-    """An error in OpenAI's shape."""
-    kind = (
-        "authentication_error" if status in (401, 403) else "server_error" if status >= 500 else "invalid_request_error"
-    )
-    return _json({"error": {"message": message, "type": kind, "param": None, "code": None}}, status)

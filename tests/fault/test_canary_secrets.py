@@ -53,7 +53,7 @@ async def test_nothing_shows_a_value(
             provider = gateway.deployments.all[0].provider  # type: ignore[attr-defined]
             key = await resolver.get("secret://it/canary")
             object.__setattr__(provider, "api_key", key)
-            app = await serve(Secrets(gateway, names={"canary": key}, resolver=resolver))
+            app = await serve(Secrets(gateway, names={"canary": key}, resolver=resolver, allow_order=True))
             refused = await drive(app, CHAT)
             assert refused.status == 401
             put(backend, SECOND)

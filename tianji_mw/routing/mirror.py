@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from tianji_mw.call import CALL_KEY
 from tianji_mw.driver import inner_layers
+from tianji_mw.inside import send_inside
 from tianji_mw.routing.wishes import FALLBACKS, MOCKED
-from tianji_mw.taps import with_length
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Scope
+    from starlette.types import ASGIApp, Scope
 
     from tianji_mw.call import Call
 
@@ -62,24 +61,11 @@ class Mirrors:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, layer: ASGIApp, outer: Scope, call: Call, group: str) -> None:
-        body = _body(call, group)
-        scope: Scope = {**outer, "headers": with_length(outer["headers"], len(body)), MIRROR_KEY: call.id}
-        scope.pop(CALL_KEY, None)
-        given = False
-
-        async def receive() -> Message:
-            nonlocal given
-            if given:
-                await asyncio.Event().wait()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                call.runtime.count("mirrors", f"{group} {message['status'] // 100}xx")
+        def answered(status: int) -> None:
+            call.runtime.count("mirrors", f"{group} {status // 100}xx")
 
         try:
-            await layer(scope, receive, send)
+            await send_inside(layer, outer, _body(call, group), marks={MIRROR_KEY: call.id}, answered=answered)
         except Exception:  # plugin failsafe: an app of somebody else's; nobody waits for this call
             call.runtime.count("mirrors", f"{group} failed")
             log.exception("a mirrored call failed")
