@@ -81,6 +81,7 @@ async def logged(
     params = {"model": "openai/gpt-4o-2024", "api_base": f"{url}/v1", "api_key": "sk-provider-0123456789"}
     config = {
         "model_list": [{"model_name": "gpt-4o", "litellm_params": params}],
+        "router_settings": {"num_retries": 0},
         "litellm_settings": {"callbacks": [KEEP], "spool_dir": str(tmp_path / "spool"), **(settings or {})},
         "callback_settings": {KEEP: {"path": str(tmp_path / "Keep.jsonl")}},
         **more,
