@@ -211,3 +211,22 @@ print(" ".join(sys.modules))
 def test_delta_is_what_the_bounds_were_made_with() -> None:
     assert len(EVENTS) == 203
     assert EVENTS[1] == delta("word")
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["plain", "stream"])
+def test_a_routed_call_leaves_the_collector_nothing(body: dict[str, Any]) -> None:
+    """Objects that know each other in a circle wait for the collector, which then stops everything for milliseconds."""
+    found: list[int] = []
+
+    async def count(once: Callable[[], Awaitable[None]]) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await once()
+            found.append(gc.collect())
+        finally:
+            gc.enable()
+
+    asyncio.run(running(streamed() if body is STREAM else plain(), 0, body, count, 2))
+    assert found[0] < 20

@@ -29,12 +29,12 @@ _FILES: Final = frozenset({"image_url", "input_audio", "file", "source", "inline
 class Demand:
     """What one call asks for; `demand_of` makes it. The prompt is only counted when somebody wants to know."""
 
-    __slots__ = ("_call", "_input", "most_output")
+    # It stands in the call's notes, and so holds the request and not the call: a circle would be the collector's work.
+    __slots__ = ("_input", "_request", "most_output")
 
     def __init__(self, call: Call) -> None:
-        self._call = call
+        request = self._request = call.request
         self._input: int | None = None
-        request = call.request
         #: The request's own limit of the answer; None where it has none. Embeddings and the like write none.
         self.most_output: int | None = None if call.api.streams else 0
         for name in _LIMITS:
@@ -46,7 +46,7 @@ class Demand:
     def input_tokens(self) -> int:
         """Tokens of the prompt."""
         if self._input is None:
-            request = self._call.request
+            request = self._request
             self._input = tokens_of([request[name] for name in _SPOKEN if name in request])
         return self._input
 

@@ -289,6 +289,7 @@ class Failover:
         if failure is not None:
             self._failed.add(attempt.deployment)
         if failure is None or held.committed:
+            self._held = None  # it knows us: two that know each other are the collector's work
             if failure is None and self._router.pins.used:
                 self._router.pins.keep(call, self._tried[-1], attempt.deployment)
             return None
@@ -309,6 +310,7 @@ class Failover:
     async def _give_up(self, failure: Failure) -> None:
         """The last error, as it came where it came from an app or an upstream."""
         call, held = self._call, self._held
+        self._held = None
         if call.gone or call.closed:
             return
         if failure.error is not None:
