@@ -1,16 +1,14 @@
 """The router's lines of the metrics page: of this process, as all that stands beside the Prometheus callback's page.
 
-Names of groups that match a pattern are the clients' own; they count under the pattern.
+The router has counted groups behind a pattern under the pattern: their names are the clients' own, and without end.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from tianji_mw.driver import inner_layers
-from tianji_mw.errors import UnknownModel
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 _STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-#: A group that nothing serves any more.
+#: A group that nothing serves.
 _OTHER: Final = "other"
 
 
@@ -51,26 +49,17 @@ def _deployments(router: Router) -> Iterator[str]:
 
 
 def _counts(router: Router) -> Iterator[str]:
-    retries: Counter[tuple[str, str]] = Counter()
-    for (group, kind), count in router.counts.retries.items():
-        retries[_bounded(router, group), kind] += count
     yield "# TYPE tianji_routing_retries_total counter"
-    for (group, kind), count in sorted(retries.items()):
-        yield f'tianji_routing_retries_total{{group="{group}",kind="{kind}"}} {count}'
-    fallbacks: Counter[tuple[str, str, str]] = Counter()
-    for (begun, target, kind), count in router.counts.fallbacks.items():
-        fallbacks[_bounded(router, begun), _bounded(router, target), kind] += count
+    for (group, kind), count in sorted(router.counts.retries.items()):
+        yield f'tianji_routing_retries_total{{group="{_label(group)}",kind="{kind}"}} {count}'
     yield "# TYPE tianji_routing_fallbacks_total counter"
-    for (begun, target, kind), count in sorted(fallbacks.items()):
-        yield f'tianji_routing_fallbacks_total{{from="{begun}",to="{target}",kind="{kind}"}} {count}'
+    for (begun, target, kind), count in sorted(router.counts.fallbacks.items()):
+        yield f'tianji_routing_fallbacks_total{{from="{_label(begun)}",to="{_label(target)}",kind="{kind}"}} {count}'
     yield "# TYPE tianji_routing_waiting gauge"
     for name in dict.fromkeys(one.model_name for one in router.table.all):
         if waiting := router.parallel.waiting(name):
-            yield f'tianji_routing_waiting{{group="{name.translate(_ESCAPED)}"}} {waiting}'
+            yield f'tianji_routing_waiting{{group="{_label(name)}"}} {waiting}'
 
 
-def _bounded(router: Router, group: str) -> str:
-    try:
-        return router.table.serving(group)[0].model_name.translate(_ESCAPED)
-    except UnknownModel:
-        return _OTHER
+def _label(group: str) -> str:
+    return group.translate(_ESCAPED) or _OTHER
