@@ -1,10 +1,12 @@
-"""Our own strategy: of a few deployments drawn at random, the one where this call will probably end first.
+"""Our own strategy: of a few deployments drawn at random, and the best one of the draw before, the one where this call
+will probably end first.
 
 Predicted is time to the first token and time per token of the answer (fast to rise, slow to fall), for the load that
 there is now compared with the load that it was learned under, times what failures cost. It asks nobody: what it knows
 it learned from calls. Explicit weights are the operator's will: then it only shuffles.
 
-After Finagle's peak EWMA, "The Power of Two Choices" (Mitzenmacher 2001) and Prequal (NSDI 2024).
+After Finagle's peak EWMA, "The Power of Two Choices" (Mitzenmacher 2001), "Load Balancing with Memory" (FOCS 2002)
+and Prequal (NSDI 2024).
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class Adaptive(Picker):
             drawn = [*drawn, *field.draw(rng.random, _MORE)]
             costs = [seen.cost(now, answer, typical) for seen in drawn]
             least = min(costs)
+        field.best = drawn[costs.index(least)]
         least *= 1.0 + self.tolerance
         near = [seen for seen, cost in zip(drawn, costs, strict=True) if cost <= least]
         return (near[0] if len(near) == 1 else field.one_of(near, rng.random)).deployment
@@ -120,26 +123,32 @@ class _State:
 class _Field:
     """What stays the same for exactly these deployments."""
 
-    __slots__ = ("_all", "_sums", "group", "members", "weighted")
+    __slots__ = ("_all", "_sums", "best", "group", "members", "weighted")
 
     def __init__(self, seen: list[Experience]) -> None:
         self.weighted = any(one.deployment.weight is not None for one in seen)
         self.group = seen[0].group
         self.members = frozenset(one.deployment for one in seen)
         self._all = seen
+        #: Of those compared for the last call; with random ones alone, the best of many would mostly be missed.
+        self.best: Experience | None = None
         capacities = _capacities([one.deployment for one in seen])
         #: None: all the same.
         self._sums = list(accumulate(capacities)) if len(set(capacities)) > 1 else None
 
     def draw(self, random: Callable[[], float], count: int) -> list[Experience]:
-        """All where they are few, else so many at random, some perhaps twice: those with much capacity more often."""
+        """All where they are few, else so many at random and `best`; those with much capacity more often."""
         everything, sums = self._all, self._sums
         size = len(everything)
         if size <= _FEW:
             return everything
         if sums is None:
-            return [everything[int(random() * size)] for _ in range(count)]
-        return [everything[bisect_right(sums, random() * sums[-1])] for _ in range(count)]
+            drawn = [everything[int(random() * size)] for _ in range(count)]
+        else:
+            drawn = [everything[bisect_right(sums, random() * sums[-1])] for _ in range(count)]
+        if self.best is not None:
+            drawn.append(self.best)
+        return drawn
 
     def one_of(self, near: list[Experience], random: Callable[[], float]) -> Experience:
         """One of those that are equally good, by capacity as well; what was drawn at random is in random order."""

@@ -7,6 +7,7 @@ cannot spend the same dollar: at most one call goes past a budget. Costs are tok
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tianji_mw.counters.base import Holds
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _UNSEEN: Final = 4_096
 #: No model writes more: who asks for more than that must not hold what is left for everybody else.
 _MOST_OUTPUT: Final = 1 << 17
+#: How much of what was learned stays with each call.
+_FADES: Final = 0.999
 #: How soon a budget is looked at again whose rest is held; another process may have let go of it.
 _MOMENT_S: Final = 0.5
 
@@ -51,6 +54,8 @@ class Budgets:
         self._all = table.all
         self.of: dict[Deployment, list[Purse]] = {d: purses for d in table.all if (purses := _purses(d, rules))}
         self._longest: dict[Deployment, int] = {}
+        #: Prompt tokens by our estimate of them: the most of late, where it is more than 1.
+        self._denser: dict[Deployment, float] = {}
         #: Deployments that wait for calls on their way, which hold what is left of a budget.
         self._held: dict[Purse, list[Deployment]] = {}
 
@@ -77,9 +82,15 @@ class Budgets:
             return purse
         return None
 
+    def learn(self, deployment: Deployment, call: Call, attempt: Attempt) -> None:
+        """How long its answers and how dense its prompts may be, so that what is held suffices."""
+        self._longest[deployment] = max(attempt.output_tokens, int(self._longest.get(deployment, 0) * _FADES))
+        if attempt.input_tokens:
+            ratio = attempt.input_tokens / max(1, demand_of(call).input_tokens)
+            self._denser[deployment] = max(1.0, ratio, self._denser.get(deployment, 1.0) * _FADES)
+
     async def settle(self, deployment: Deployment, tags: frozenset[str], hold_id: str, attempt: Attempt) -> None:
         """Count what it really cost, and let go what was held."""
-        self._longest[deployment] = max(attempt.output_tokens, int(self._longest.get(deployment, 0) * 0.999))
         cost = cost_of(deployment, attempt.input_tokens, attempt.output_tokens)
         for purse in self._purses(deployment, tags):
             await self._holds.settle(purse.key, "usd", hold_id=hold_id, amount=cost, period_s=purse.budget.period_s)
@@ -99,7 +110,7 @@ class Budgets:
         if output is None:
             output = self._longest.get(deployment) or _UNSEEN
         output = min(output, _MOST_OUTPUT)
-        return cost_of(deployment, demand.input_tokens, output)
+        return cost_of(deployment, math.ceil(demand.input_tokens * self._denser.get(deployment, 1.0)), output)
 
     def _block(self, purse: Purse, deployment: Deployment, spent: float, ends_s: float) -> None:
         """Block whoever this budget is for: until its period ends, or for a moment where calls only hold the rest.

@@ -2,8 +2,8 @@
 
 LiteLLM's rules, with what it lacks: an upstream that only fails is out after a few failures even when it worked well
 for a minute before; cooldowns grow when the first call after one fails too; load comes back over half a minute. A
-deployment that mostly works is left out only while another one is there (`soft`): with 30% random failures everywhere,
-all would be out for most of the time.
+deployment that mostly works, or of which too little is known, is left out only while another one is there (`soft`):
+with 30% random failures everywhere all would be out for most of the time, and with a few 429 at the start, at once.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ class Circuit:
     repeats: int = 0
     until: int = 0
     reason: str = ""
+    #: Left out only while another deployment is there.
+    soft: bool = False
     #: Nanoseconds at which it came back; 0: it carries its whole load.
     back: int = 0
 
@@ -122,8 +124,7 @@ class Cooldowns:
         """A call is on its way; True: it tries a deployment after its cooldown, alone until it is known how it ends."""
         circuit = self._circuits.get(deployment)
         if circuit is not None and circuit.tripped and circuit.until <= (now := self._runtime.clock()):
-            soft = self._mostly_works(circuit, now)
-            self._blocks.put(deployment, Block("probe", now + _PROBE_NS, circuit.reason, soft))
+            self._blocks.put(deployment, Block("probe", now + _PROBE_NS, circuit.reason, circuit.soft))
             return True
         return False
 
@@ -152,7 +153,8 @@ class Cooldowns:
         circuit.by_kind.setdefault(failure.kind, Minute()).note(now, failed=True)
         circuit.row += 1
         if circuit.tripped and not probe:
-            return True  # it was sent before the cooldown began
+            self._harden(deployment, circuit, failure, now)
+            return True
         if not (probe or self._too_many(deployment, circuit, failure, now, alone=alone)):
             return False
         circuit.repeats = circuit.repeats + 1 if probe else 0
@@ -187,8 +189,8 @@ class Cooldowns:
         circuit.tripped, circuit.until, circuit.reason = True, until, block.detail
         # One process whose network is broken must not take everything from those where calls go well.
         calls, failures = circuit.minute.counts(now)
-        soft = block.soft or (calls > 0 and failures * 2 <= calls)
-        self._blocks.put(deployment, Block("cooldown", until, block.detail, soft))
+        circuit.soft = block.soft or (calls > 0 and failures * 2 <= calls)
+        self._blocks.put(deployment, Block("cooldown", until, block.detail, circuit.soft))
 
     def closed(self, deployment: Deployment) -> None:
         """Another process used it with success after its cooldown. One that began since then goes on."""
@@ -215,8 +217,10 @@ class Cooldowns:
             return failures == calls >= _ENOUGH_ALONE
         if failure.status in _LASTING or failure.status == 429:
             return True
-        row = _ROW_UNREACHABLE if failure.unreachable else _ROW
-        return circuit.row >= row or (calls >= _ENOUGH and failures > calls * _SHARE)
+        return self._in_a_row(circuit, failure) or (calls >= _ENOUGH and failures > calls * _SHARE)
+
+    def _in_a_row(self, circuit: Circuit, failure: Failure) -> bool:
+        return circuit.row >= (_ROW_UNREACHABLE if failure.unreachable else _ROW)
 
     def _allowed(self, deployment: Deployment, failure: Failure) -> int | None:
         """Failures in a minute that are allowed by the config; None where it says nothing."""
@@ -234,18 +238,30 @@ class Cooldowns:
             return deployment.cooldown_s
         return min(failure.wait_s, _LONGEST_ASKED_S) if failure.wait_s else self._rules.cooldown_s
 
-    def _mostly_works(self, circuit: Circuit, now: int) -> bool:
+    def _may_work(self, circuit: Circuit, failure: Failure, now: int) -> bool:
+        """It mostly works, or too few calls were made to say and it does not ask for a long time itself."""
+        if failure.status in _LASTING:
+            return False
         calls, failures = circuit.minute.counts(now)
-        return failures * 2 <= calls
+        if failures <= calls * _SHARE:
+            return True
+        asks_for_long = failure.wait_s is not None and failure.wait_s > self._rules.cooldown_s
+        return calls < _ENOUGH and not asks_for_long and not self._in_a_row(circuit, failure)
 
     def _trip(self, deployment: Deployment, circuit: Circuit, failure: Failure, seconds: float, now: int) -> None:
-        soft = failure.status not in _LASTING and self._mostly_works(circuit, now)
         circuit.tripped, circuit.until, circuit.reason = True, now + int(seconds * 1e9), failure.reason
-        block = Block("cooldown", circuit.until, failure.reason, soft)
+        circuit.soft = self._may_work(circuit, failure, now)
+        block = Block("cooldown", circuit.until, failure.reason, circuit.soft)
         self._blocks.put(deployment, block)
         self._runtime.count("cooldowns", failure.kind)
         if self._told is not None:
             self._told(deployment, seconds, block)
+
+    def _harden(self, deployment: Deployment, circuit: Circuit, failure: Failure, now: int) -> None:
+        """One that is out failed again: it was sent before, or used since nobody else was left."""
+        if circuit.soft and not self._may_work(circuit, failure, now):
+            circuit.soft = False
+            self._blocks.put(deployment, Block("cooldown", circuit.until, circuit.reason))
 
     # --- what it says
 

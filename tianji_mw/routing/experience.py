@@ -134,7 +134,12 @@ class Experience:
         self._waiting: dict[Attempt, float] = {}
 
     def cost(self, now: int, answer: float, typical: float) -> float:
-        """Milliseconds that a call with so many tokens to write will take, failures reckoned in."""
+        """Milliseconds that a call with so many tokens to write will take, failures reckoned in.
+
+        Of one that was never tried the best is expected, so that it is tried; by one call, until that has ended.
+        """
+        if not (self.ttft or self._seen or self.inflight):
+            return 0.0
         load = self.inflight + self.elsewhere
         # Of equally fast ones the one with less load is better (the root), even if load has never made it slower.
         factor = (_BASE + load) / (_BASE + self.usual) * sqrt(sqrt(1.0 + load))

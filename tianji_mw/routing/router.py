@@ -230,6 +230,7 @@ class Router:
         if trip.reserved is not None:
             self._later(self.limits.settle(deployment, trip.reserved, attempt))
         if trip.tags is not None:
+            self.budgets.learn(deployment, call, attempt)
             self._later(self.budgets.settle(deployment, trip.tags, trip.hold_id, attempt))
 
     def arrive_unread(self, trip: Trip, call: Call) -> None:

@@ -67,9 +67,15 @@ def test_worse_is_believed_sooner_than_better() -> None:
 def test_a_new_one_is_given_a_chance_and_not_everything() -> None:
     w, group = world(), plain(3)
     warm(w, Candidates(group[:2]), 1.0, 1.0)
-    assert 200 < w.picks(group)["d2"] < 500
-    for _ in range(3):
-        w.send(group[2])
+    assert w.picks(group) == {"d2": 1000}  # nothing is known of it, so it is tried at once
+    w.send(group[2])
+    assert "d2" not in w.picks(group)  # by one call
+
+
+def test_one_whose_first_call_failed_is_no_new_one() -> None:
+    w, group = world(), plain(3)
+    warm(w, Candidates(group[:2]), 1.0, 1.0)
+    w.fail(group[2])
     assert "d2" not in w.picks(group)
 
 

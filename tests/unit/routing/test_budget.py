@@ -48,7 +48,7 @@ def own(limit: float) -> dict[str, Any]:
 async def test_a_call_holds_what_it_may_cost_and_spends_what_it_does() -> None:
     till = Till(own(1.0))
     sent = await till.depart()
-    assert (await till.report("deployment"))["held_usd"] == pytest.approx(0.015)
+    assert (await till.report("deployment"))["held_usd"] == pytest.approx(0.018)
     await till.arrive(sent, (10, 1))
     found = await till.report("deployment")
     assert (found["spent_usd"], found["held_usd"]) == (pytest.approx(0.012), 0)
@@ -85,13 +85,25 @@ async def test_a_budget_whose_rest_is_held_is_asked_again_when_a_call_ends() -> 
 
 
 async def test_calls_at_the_same_time_go_past_a_budget_once_at_most() -> None:
-    till = Till(own(0.1))
+    till = Till(own(0.12))
     found = await asyncio.gather(*(till.depart() for _ in range(50)), return_exceptions=True)
     sent = [one for one in found if not isinstance(one, BaseException)]
     assert len(sent) == 6
     for one in sent:
         await till.arrive(one)
     assert (await till.report("deployment"))["spent_usd"] == pytest.approx(0.09)
+
+
+async def test_prompts_that_are_denser_than_estimated_hold_what_they_cost() -> None:
+    till = Till(own(10.0))
+    await till.arrive(await till.depart(), (80, 5))  # ten times the estimate
+    found = await asyncio.gather(*(till.depart() for _ in range(500)), return_exceptions=True)
+    sent = [one for one in found if not isinstance(one, BaseException)]
+    assert len(sent) > 50
+    for one in sent:
+        await till.arrive(one, (80, 5))
+    spent = (await till.report("deployment"))["spent_usd"]
+    assert 9.8 < spent <= 10.0
 
 
 async def test_a_providers_budget_is_that_of_all_its_deployments() -> None:

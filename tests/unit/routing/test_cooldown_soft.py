@@ -45,6 +45,45 @@ def test_one_that_mostly_fails_or_whose_key_is_refused_is_not() -> None:
     assert [*blocks.free(group)] == []
 
 
+def test_a_few_bad_answers_at_the_start_say_too_little() -> None:
+    _, blocks, cooldowns, group = made()
+    for one in group:
+        cooldowns.failed(one, LIMITED, alone=False)
+    assert [*blocks.free(group)] == [*group]
+    for one in group:
+        cooldowns.failed(one, FAILED._replace(status=None, unreachable=True), alone=False)
+    assert [*blocks.free(group)] == [*group]
+
+
+def test_one_that_asks_for_long_from_the_start_is_left_out() -> None:
+    _, blocks, cooldowns, group = made()
+    cooldowns.failed(group[0], LIMITED._replace(wait_s=33.0), alone=False)
+    cooldowns.failed(group[1], LIMITED._replace(wait_s=1.0), alone=False)
+    assert [*blocks.free(group)] == [group[1]]
+
+
+def test_who_is_used_for_want_of_another_and_fails_on_is_out() -> None:
+    _, blocks, cooldowns, group = made()
+    for one in group:
+        cooldowns.failed(one, LIMITED, alone=False)
+    for _ in range(3):
+        cooldowns.failed(group[0], LIMITED, alone=False)
+    assert [*blocks.free(group)] == [*group]
+    assert cooldowns.failed(group[0], LIMITED, alone=False)
+    assert [*blocks.free(group)] == [group[1]]
+    assert cooldowns.state(group[0]) == "open"
+
+
+def test_one_trial_at_a_time_however_long_it_was_out() -> None:
+    clock, blocks, cooldowns, group = made()
+    one = group[0]
+    for _ in range(5):
+        cooldowns.failed(one, FAILED._replace(wait_s=600), alone=False)
+    clock.wait(600)
+    assert cooldowns.began(one)
+    assert not blocks.soft(one)
+
+
 def test_a_trial_of_one_that_mostly_works_holds_nobody_off() -> None:
     clock, blocks, cooldowns, group = made()
     for one in group:

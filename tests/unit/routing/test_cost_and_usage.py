@@ -77,10 +77,10 @@ def test_the_fewest_tokens_of_the_last_minute() -> None:
 def test_a_call_counts_from_when_it_is_sent() -> None:
     w, group = World(strategy("usage")), plain(2)
     sent = w.send(group[0], max_tokens=50)
-    assert used(w, group) == [150, 0]
+    assert used(w, group) == [153, 0]
     assert w.picks(group) == {"d1": 1000}
     w.wait(120)
-    assert used(w, group) == [150, 0]  # it still runs
+    assert used(w, group) == [153, 0]  # it still runs
     w.end(sent, tokens=20)
     assert used(w, group) == [120, 0]
 
@@ -101,7 +101,7 @@ def test_what_failed_needed_nothing_and_what_was_left_needed_what_was_expected()
     w, group = World(strategy("usage")), plain(2)
     w.fail(group[0], failed())
     w.end(w.send(group[1], max_tokens=50), abandoned=True)
-    assert used(w, group) == [0, 150]
+    assert used(w, group) == [0, 153]
 
 
 def test_by_share_of_the_limit_where_all_have_one() -> None:
@@ -120,7 +120,7 @@ def test_the_usual_answer_is_learned() -> None:
         w.serve(group[0], 2.0, tokens=40)
     before = used(w, group)[0]
     w.send(group[0])
-    assert used(w, group)[0] - before == 100 + 40
+    assert used(w, group)[0] - before == 100 + 3 + 40
 
 
 def test_answers_that_were_cut_off_teach_no_length() -> None:

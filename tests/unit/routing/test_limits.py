@@ -61,7 +61,7 @@ async def test_requests_are_refused_and_come_back_with_their_minute() -> None:
 async def test_tokens_are_reserved_and_then_counted() -> None:
     meter = Meter({"tpm": 10_000})
     sent = await meter.depart(max_tokens=100, messages=[{"role": "user", "content": "x" * 400}])
-    assert (await meter.used())["tpm"] == 204  # 100 and 4 of the prompt, 100 of the answer
+    assert (await meter.used())["tpm"] == 207  # 100 and 7 of the prompt, 100 of the answer
     await meter.arrive(sent, tokens=(90, 20))
     assert await meter.used() == {"tpm": 110}
 
@@ -71,7 +71,7 @@ async def test_answers_are_expected_to_be_as_long_as_usual() -> None:
     await meter.arrive(await meter.depart(), tokens=(10, 50))
     before = (await meter.used())["tpm"]
     await meter.depart()
-    assert (await meter.used())["tpm"] - before == 55  # 5 of the prompt, 50 of the answer
+    assert (await meter.used())["tpm"] - before == 58  # 8 of the prompt, 50 of the answer
 
 
 async def test_a_call_above_the_limit_runs_alone_in_its_minute() -> None:
@@ -99,10 +99,10 @@ async def test_a_stream_that_broke_off_is_counted_by_what_left() -> None:
     meter = Meter({"tpm": 10_000})
     sent = await meter.depart(stream=True)
     await meter.arrive(sent, sent_bytes=1_800, failure=FAILED)
-    assert await meter.used() == {"tpm": 15}  # 5 of the prompt, 10 events
+    assert await meter.used() == {"tpm": 18}  # 8 of the prompt, 10 events
     sent = await meter.depart(stream=True)
     await meter.arrive(sent, sent_bytes=1_800, tokens=(7, 0), abandoned=True)
-    assert await meter.used() == {"tpm": 32}  # the provider told of 7
+    assert await meter.used() == {"tpm": 35}  # the provider told of 7
 
 
 @pytest.mark.parametrize("api", ["embeddings", "rerank", "moderations", "count_tokens", "passthrough"])

@@ -69,6 +69,16 @@ def test_gateways_that_know_nothing_of_each_other_do_not_herd() -> None:
     assert ours.p99 <= 1.1 * min(run("4 gateways", name).p99 for name in LITELLM)
 
 
+@pytest.mark.parametrize("gateways", [1, 4])
+def test_the_fast_ones_of_many_are_found_and_remembered(gateways: int) -> None:
+    def scenario() -> Scenario:
+        servers = [Server(slow=always(1.0 if number % 5 else 0.4)) for number in range(20)]
+        return Scenario(servers, 25.0, gateways=gateways)
+
+    ours, best = (run(scenario(), name, seconds=120.0) for name in ("adaptive", "oracle"))
+    assert ours.mean <= 1.4 * best.mean
+
+
 @settings(max_examples=12)
 @given(
     slows=st.lists(st.floats(0.3, 4.0), min_size=2, max_size=6),
