@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import Field
@@ -22,7 +23,6 @@ from pydantic import Field
 from tianji_mw.routing.base import Candidates, Deployment, Picker
 from tianji_mw.routing.demand import demand_of
 from tianji_mw.routing.experience import Experience, Group
-from tianji_mw.routing.lengths import Lengths
 from tianji_mw.routing.shuffle import shuffled
 
 if TYPE_CHECKING:
@@ -62,36 +62,36 @@ class Adaptive(Picker):
             field = deployments.memo[state] = _Field([state.of(deployment) for deployment in deployments])
         if field.weighted:
             return shuffled(deployments, call)
-        now, rng = call.runtime.clock(), call.runtime.rng
-        field.group.calls += 1
-        probe = field.group.probe(now, field.members) if field.group.doubtful else None
+        runtime, group = call.runtime, field.group
+        now, random = runtime.clock(), runtime.rng.random
+        group.calls += 1
+        probe = group.probe(now, field.members) if group.doubtful else None
         if probe is not None:
             return probe
-        answer = demand_of(call).output(state.lengths.usual(deployments[0]))
-        drawn = field.draw(rng.random, self.choices)
-        typical = field.group.typical(answer)
-        costs = [seen.cost(now, answer, typical) for seen in drawn]
-        least = min(costs)
-        if least > _BAD * typical and len(drawn) < len(deployments):
-            drawn = [*drawn, *field.draw(rng.random, _MORE)]
-            costs = [seen.cost(now, answer, typical) for seen in drawn]
-            least = min(costs)
-        field.best = drawn[costs.index(least)]
-        least *= 1.0 + self.tolerance
-        near = [seen for seen, cost in zip(drawn, costs, strict=True) if cost <= least]
-        return (near[0] if len(near) == 1 else field.one_of(near, rng.random)).deployment
+        answer = demand_of(call).output(group.length.usual)
+        typical = group.typical(answer)
+        drawn = field.draw(random, self.choices)
+        costs, best = _costs(drawn, now, answer, typical)
+        if costs[best] > _BAD * typical and len(drawn) < len(deployments):
+            drawn = [*drawn, *field.draw(random, _MORE)]
+            costs, best = _costs(drawn, now, answer, typical)
+        field.best = drawn[best]
+        most, near = costs[best] * (1.0 + self.tolerance), []
+        for seen, cost in zip(drawn, costs, strict=True):
+            if cost <= most:
+                near.append(seen)
+        return (near[0] if len(near) == 1 else field.one_of(near, random)).deployment
 
     def sent(self, attempt: Attempt, call: Call) -> None:
         """One more in flight there."""
-        state = self._state
-        answer = demand_of(call).output(state.lengths.usual(attempt.deployment))
-        state.of(attempt.deployment).begin(attempt, answer, stream=call.stream)
+        seen = self._state.of(attempt.deployment)
+        seen.begin(attempt, demand_of(call).output(seen.group.length.usual), stream=call.stream)
 
     def observe(self, attempt: Attempt, call: Call) -> None:
         """Learn from how it went."""
-        state = self._state
-        state.lengths.learn(attempt)
-        state.of(attempt.deployment).end(attempt, stream=call.stream)
+        seen = self._state.of(attempt.deployment)
+        seen.group.length.learn(attempt)
+        seen.end(attempt, stream=call.stream)
 
     def elsewhere(self, deployment: Deployment, inflight: int) -> None:
         """Calls of other processes are load like our own."""
@@ -102,11 +102,21 @@ class Adaptive(Picker):
         return self._state.of(deployment).report()
 
 
+def _costs(drawn: Sequence[Experience], now: int, answer: float, typical: float) -> tuple[list[float], int]:
+    """What each of them costs, and which one costs the least."""
+    costs, best, least = [], 0, inf
+    for at, seen in enumerate(drawn):
+        cost = seen.cost(now, answer, typical)
+        costs.append(cost)
+        if cost < least:
+            best, least = at, cost
+    return costs, best
+
+
 class _State:
-    __slots__ = ("_groups", "_seen", "lengths")
+    __slots__ = ("_groups", "_seen")
 
     def __init__(self) -> None:
-        self.lengths = Lengths()
         self._groups: dict[str, Group] = {}
         self._seen: dict[Deployment, Experience] = {}
 

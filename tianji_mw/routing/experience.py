@@ -10,6 +10,8 @@ from collections.abc import Container, Mapping
 from math import exp, sqrt
 from typing import TYPE_CHECKING, Any, Final
 
+from tianji_mw.routing.lengths import Length
+
 if TYPE_CHECKING:
     from tianji_mw.facts import Attempt
     from tianji_mw.routing.base import Deployment
@@ -55,9 +57,10 @@ _CALLERS: Final = frozenset({400, 405, 406, 411, 413, 414, 415, 422})
 class Group:
     """A model group: what its calls usually take, and which of its deployments are in doubt."""
 
-    __slots__ = ("_numbers", "_probed", "calls", "doubtful", "tpot", "ttft")
+    __slots__ = ("_numbers", "_probed", "calls", "doubtful", "length", "tpot", "ttft")
 
     def __init__(self) -> None:
+        self.length = Length()
         self.ttft = 0.0
         self.tpot = 0.0
         #: (when to probe it, number, what is known of it)
@@ -141,8 +144,9 @@ class Experience:
         if not (self.ttft or self._seen or self.inflight):
             return 0.0
         load = self.inflight + self.elsewhere
-        # Of equally fast ones the one with less load is better (the root), even if load has never made it slower.
-        factor = (_BASE + load) / (_BASE + self.usual) * sqrt(sqrt(1.0 + load))
+        factor = (_BASE + load) / (_BASE + self.usual)
+        if load:  # of equally fast ones the one with less is better (the root), even if load has never made it slower
+            factor *= sqrt(sqrt(1.0 + load))
         predicted = self.ttft + self.tpot * answer if self.ttft else typical
         failing = self.failing
         if failing > _NEGLIGIBLE or predicted > typical:
@@ -224,9 +228,10 @@ class Experience:
         if not self.ttft:
             self.ttft, self.tpot, self.usual = max(ttft, _LEAST), tpot, load
         else:
-            recent = 1.0 - exp((self._seen - now) / (_TAU_S * _S))
             better = ttft + tpot * _MANY <= self.ttft + self.tpot * _MANY
-            weight = max(recent, (_AGAIN if self.doubted else _DOWN) if better else _UP)
+            weight = (_AGAIN if self.doubted else _DOWN) if better else _UP
+            if now - self._seen > _S:  # before that it weighs less than any of these
+                weight = max(weight, 1.0 - exp((self._seen - now) / (_TAU_S * _S)))
             self.ttft = max(self.ttft + weight * (ttft - self.ttft), _LEAST)
             self.tpot += weight * (tpot - self.tpot)
             self.usual += weight * (load - self.usual)

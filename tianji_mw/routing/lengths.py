@@ -14,33 +14,43 @@ if TYPE_CHECKING:
 _MEMORY: Final = 50
 
 
-class Lengths:
-    """Usual tokens of an answer by model group: what is asked decides it, hardly who answers.
+class Length:
+    """Of one model group: what is asked decides it, hardly who answers.
 
-    >>> Lengths().known
-    0
+    >>> Length().usual
+    256.0
     """
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_count", "usual")
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, int]] = {}
-
-    @property
-    def known(self) -> int:
-        """Model groups that have answered."""
-        return len(self._seen)
-
-    def usual(self, deployment: Deployment) -> float:
-        """Tokens of its usual answer."""
-        found = self._seen.get(deployment.model_name)
-        return float(FIRST_OUTPUT) if found is None else found[0]
+        #: Tokens of an answer.
+        self.usual = float(FIRST_OUTPUT)
+        self._count = 0
 
     def learn(self, attempt: Attempt) -> None:
         """Take in an attempt that has ended; one that was cut off says nothing."""
-        if attempt.output_tokens <= 0 or attempt.error is not None or attempt.abandoned:
+        tokens = attempt.output_tokens
+        if tokens <= 0 or attempt.error is not None or attempt.abandoned:
             return
-        name = attempt.deployment.model_name
-        mean, count = self._seen.get(name, (0.0, 0))
-        count = min(count + 1, _MEMORY)
-        self._seen[name] = (mean + (attempt.output_tokens - mean) / count, count)
+        if self._count < _MEMORY:
+            self._count += 1
+        self.usual += (tokens - self.usual) / self._count
+
+
+class Lengths:
+    """By model group."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self) -> None:
+        self._of: dict[str, Length] = {}
+
+    def usual(self, deployment: Deployment) -> float:
+        """Tokens of its usual answer."""
+        found = self._of.get(deployment.model_name)
+        return float(FIRST_OUTPUT) if found is None else found.usual
+
+    def learn(self, attempt: Attempt) -> None:
+        """Take in an attempt that has ended."""
+        self._of.setdefault(attempt.deployment.model_name, Length()).learn(attempt)
