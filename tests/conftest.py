@@ -19,7 +19,8 @@ from tianji_mw.testing import FakeLLM, started
 settings.register_profile(
     "tianji", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("tianji")
+settings.register_profile("fast", settings.get_profile("tianji"), max_examples=25)
+settings.load_profile(os.environ.get("TIANJI_HYPOTHESIS", "tianji"))
 
 
 #: Where asyncio's loop and uvloop both must do: their transports differ in more than speed.
