@@ -13,7 +13,8 @@ from tianji_mw.apis.base import JSON
 OWN_FIELDS: Final = frozenset(
     {
         "tags", "guardrails", "guardrail_config", "cache", "caching", "fallbacks", "context_window_fallbacks",
-        "content_policy_fallbacks", "disable_fallbacks", "num_retries", "mock_testing_fallbacks",
+        "content_policy_fallbacks", "disable_fallbacks", "include_fallback_errors", "num_retries",
+        "mock_testing_fallbacks",
         "mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "mock_testing_rate_limit_error",
         "priority", "timeout", "stream_timeout", "mock_response", "drop_params",
         "additional_drop_params",

@@ -119,6 +119,21 @@ async def test_no_more_than_the_limit(counters: Counters) -> None:
     assert 60 <= refused.retry_after_s <= 60 + PART_S
 
 
+async def test_what_is_known_without_asking(counters: Counters) -> None:
+    known = counters.windows.known
+    assert known(counters.group, "rpm") == 0
+    for number in range(1, 4):
+        await counters.take(Want("rpm", 3, 1), Want("tpm", 100, 10))
+        assert (known(counters.group, "rpm"), known(counters.group, "tpm")) == (number, number * 10)
+        counters.later(5)
+    assert await counters.take(Want("rpm", 3, 1)) is not None
+    assert known(counters.group, "rpm") == 3
+    counters.later(51 + PART_S)
+    assert known(counters.group, "rpm") < 3
+    counters.later(60 + PART_S)
+    assert known(counters.group, "rpm") == 0
+
+
 async def test_all_or_nothing(counters: Counters) -> None:
     assert await counters.take(Want("rpm", 10, 1), Want("tpm", 100, 80)) is None
     refused = await counters.take(Want("rpm", 10, 1), Want("tpm", 100, 30))

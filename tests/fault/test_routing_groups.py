@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -114,6 +115,43 @@ async def test_what_a_request_may_say_itself(tmp_path: Any) -> None:
         for llm in routing.llms.values():
             for request in llm.requests:
                 assert request.json.keys() <= {"model", "messages"}
+
+
+async def test_the_errors_behind_a_fallback_are_told_on_request(tmp_path: Any) -> None:
+    models = groups(a="first", b="second", c="third")
+    settings = {"num_retries": 0, "fallbacks": [{"first": ["second", "third"]}]}
+    says = {"a": fails(429), "b": fails(503), "c": ok}
+    async with routed(says, models, tmp_path=tmp_path, router_settings=settings) as routing:
+        for request in (ask("first"), {**STREAM, "model": "first"}):
+            answer = await routing.ask({**request, "include_fallback_errors": True})
+            assert answer.status == 200
+            told = json.loads(answer.headers["x-litellm-fallback-errors"])
+            assert [(one["type"], one["code"], one["param"]) for one in told] == [
+                ("RateLimitError", "429", None), ("ServiceUnavailableError", "503", None)
+            ]  # fmt: skip
+            assert all(one["message"] for one in told)
+            assert "x-litellm-fallback-errors" not in (await routing.ask(request)).headers
+        direct = await routing.ask(ask("third", include_fallback_errors=True))
+        assert "x-litellm-fallback-errors" not in direct.headers
+        assert "include_fallback_errors" not in str([request.json for request in routing.llms["c"].requests])
+
+
+async def test_what_is_left_of_a_groups_limits(tmp_path: Any) -> None:
+    models = lambda urls: [  # noqa: E731
+        entry("m", urls["a"], rpm=10, tpm=1_000, info={"id": "a"}),
+        entry("m", urls["b"], rpm=5, info={"id": "b"}),
+        entry("free", urls["b"], info={"id": "c"}),
+    ]
+    settings = {"optional_pre_call_checks": ["enforce_model_rate_limits"], "model_group_alias": {"other": "m"}}
+    async with routed({"a": ok, "b": ok}, models, tmp_path=tmp_path, router_settings=settings) as routing:
+        for number, request in enumerate((ask("m"), ask("other"), {**STREAM, "model": "m"}), start=1):
+            found = {k: v for k, v in (await routing.ask(request)).headers.items() if k.startswith("x-ratelimit-")}
+            assert found.pop("x-ratelimit-limit-requests") == "15"
+            assert found.pop("x-ratelimit-remaining-requests") == str(15 - number)
+            assert found.pop("x-ratelimit-limit-tokens") == "1000"
+            assert 0 < int(found.pop("x-ratelimit-remaining-tokens")) <= 1000
+            assert not found
+        assert "x-ratelimit-limit-requests" not in (await routing.ask(ask("free"))).headers
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ IGNORED: Final = frozenset(
         "fallbacks", "context_window_fallbacks", "disable_fallbacks", "tags", "guardrails", "guardrail_config",
         "litellm_metadata", "litellm_session_id", "litellm_trace_id", "no-log", "turn_off_message_logging", "api_key",
         "api_base", "base_url", "extra_headers", "store", "safety_identifier", "service_tier", "prompt_cache_key",
-        "prompt_cache_retention", "model",
+        "prompt_cache_retention", "model", "include_fallback_errors",
     }
 )  # fmt: skip
 

@@ -63,6 +63,9 @@ class Windows(Protocol):
     async def used(self, group: str, key: str, window_s: float = 60.0) -> float:
         """What counts now."""
 
+    def known(self, group: str, key: str, window_s: float = 60.0) -> float:
+        """The same, as far as this process has heard: it asks nobody."""
+
 
 class Holds(Protocol):
     """Budgets in money: a call holds what it may cost, and spends what it did cost.

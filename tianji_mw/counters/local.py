@@ -118,8 +118,11 @@ class LocalWindows:
             ring.total += amount
 
     async def used(self, group: str, key: str, window_s: float = 60.0) -> float:
-        known = (group, key, window_s) in self._rings.found
-        return self._ring(group, key, window_s, self._clock()).total if known else 0.0
+        return self.known(group, key, window_s)
+
+    def known(self, group: str, key: str, window_s: float = 60.0) -> float:
+        found = (group, key, window_s) in self._rings.found
+        return self._ring(group, key, window_s, self._clock()).total if found else 0.0
 
     def _ring(self, group: str, key: str, window_s: float, now: int) -> _Ring:
         ring = self._rings.found.get((group, key, window_s))

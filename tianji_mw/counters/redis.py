@@ -120,7 +120,12 @@ class RedisWindows:
                 return int(await USED.run(self._redis, [name], [width], repeatable=True)) / MICRO
             except RedisFailed as error:
                 outage = self._outages.begin(group, error)
-        return self._known_used(group, key, window_s) + await outage.local.used(group, key, window_s)
+        return self.known(group, key, window_s)
+
+    def known(self, group: str, key: str, window_s: float = 60.0) -> float:
+        outage = self._outages.of(group)
+        known = self._known_used(group, key, window_s)
+        return known if outage is None else known + outage.local.known(group, key, window_s)
 
     # --- with Redis
 

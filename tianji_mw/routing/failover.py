@@ -18,13 +18,13 @@ from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.continuation import Delivery, may_continue
 from tianji_mw.routing.failure import Failure, failure_of
 from tianji_mw.routing.fallbacks import has_any, next_group, targets, usable
-from tianji_mw.routing.headers import of_failure
+from tianji_mw.routing.headers import of_failure, of_fallbacks
 from tianji_mw.routing.hedge import Race, Runner
 from tianji_mw.routing.held import Held
 from tianji_mw.routing.retries import has_policy, retries_of, wait_s
 from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.selector import team_of
-from tianji_mw.routing.wishes import MOCKED, Wishes
+from tianji_mw.routing.wishes import MOCKED, TELL_ERRORS, Wishes
 from tianji_mw.taps import bodiless, send_error
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Failover:
     """State of one call. `again`: whether what an app answered with this status may be asked of it again."""
 
     __slots__ = (
-        "_again", "_call", "_delivery", "_failed", "_free", "_held", "_inner", "_most", "_retries", "_router", "_send",
-        "_tried", "_wishes",
+        "_again", "_call", "_delivery", "_failed", "_failures", "_free", "_held", "_inner", "_most", "_retries",
+        "_router", "_send", "_tried", "_wishes",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Failover:
         #: The last attempt's answer, where it is not on its way.
         self._held: Held | None = None
         self._wishes = Wishes in call.notes
+        #: Of the groups that came before, where the client wants to know.
+        self._failures: list[Failure] | None = [] if self._wishes and call.request.get(TELL_ERRORS) is True else None
         self._delivery = Delivery(call, send) if router.rules.continuation and may_continue(call) else None
         if self._delivery is not None:
             self._send = self._delivery
@@ -87,6 +89,8 @@ class Failover:
             target = next_group(call, router.rules, router.table, failure, pending, self._tried)
             if target is None or call.gone or call.closed:
                 break
+            if self._failures is not None:
+                self._failures.append(failure)
             router.counts.fell_back(router.table.label(name), router.table.label(target), failure.kind)
             self._failed.clear()
             name = call.group = target
@@ -301,10 +305,14 @@ class Failover:
         attempt.first = call.runtime.clock()
         if router.hedging is not None and attempt.status == 200:
             router.hedging.took(attempt.deployment.model_name, (attempt.first - attempt.started) / 1e9)
-        head["headers"] = [
-            *head.get("headers", ()),
-            *self._router.told.answer(self._call, attempt.deployment, self._tried, self._retries, self._most),
-        ]
+        deployment = attempt.deployment
+        told = router.told.answer(call, deployment, self._tried, self._retries, self._most)
+        if router.limits.limited:
+            team = team_of(call)
+            told += router.limits.left(router.table.serving(call.group or call.model, team), team)
+        if self._failures:
+            told.append(of_fallbacks(self._failures))
+        head["headers"] = [*head.get("headers", ()), *told]
         return True
 
     async def _give_up(self, failure: Failure) -> None:

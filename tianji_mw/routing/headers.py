@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,7 @@ from tianji_mw.routing.base import Deployment
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call
+    from tianji_mw.routing.failure import Failure
 
 RawHeader = tuple[bytes, bytes]
 
@@ -20,6 +22,9 @@ _NONE: Final = ((_RETRIES, b"0"), (_FALLBACKS, b"0"))
 #: What no header may hold (RFC 9110, section 5.5): servers refuse the whole answer for it.
 _CONTROLS: Final = dict.fromkeys([*range(32), 127])
 _REMEMBERED: Final = 10_000
+_LONGEST_ERROR: Final = 300
+#: Names of LiteLLM's exceptions, where they are not the kind and "Error".
+_TYPES: Final = {"Timeout": "Timeout", "ContextWindow": "ContextWindowExceededError"}
 
 
 class Told:
@@ -49,6 +54,20 @@ class Told:
             (b"x-litellm-response-duration-ms", b"%.3f" % ((now - timings.received) / 1e6)),
             (b"x-litellm-overhead-duration-ms", b"%.3f" % ((now - timings.received - upstream) / 1e6)),
         ]
+
+
+def of_fallbacks(failures: Sequence[Failure]) -> RawHeader:
+    """The errors that led to the group that answers, for a client that asks for them: what it would have been told."""
+    told = [
+        {
+            "message": str(failure.error or failure.reason)[:_LONGEST_ERROR],
+            "type": _TYPES.get(failure.kind, f"{failure.kind}Error"),
+            "param": None,
+            "code": str(failure.status),
+        }
+        for failure in failures
+    ]
+    return b"x-litellm-fallback-errors", json.dumps(told).encode("ascii")
 
 
 def of_failure(tried: Sequence[str], retries: int, most: int | None) -> dict[str, str]:

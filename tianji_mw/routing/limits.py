@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tianji_mw.counters.base import Want, Windows
-from tianji_mw.routing.base import Deployment
+from tianji_mw.routing.base import Candidates, Deployment
 from tianji_mw.routing.blocks import Block, Blocks
 from tianji_mw.routing.demand import FIRST_OUTPUT, demand_of
+from tianji_mw.routing.headers import RawHeader
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -23,19 +24,22 @@ _LEARNS: Final = 0.1
 _NEARLY: Final = 0.95
 #: How long others make way for a call that was too large for what is left of a limit.
 _MOMENT_S: Final = 0.05
+#: Deployments that are looked at for each answer; of more than that, what is left may be a tenth of a second old.
+_FEW: Final = 8
+_FRESH_NS: Final = 100_000_000
 
 
 class Limits:
     """Those of all deployments. `limited`: whether they are enforced at all."""
 
     def __init__(self, windows: Windows, blocks: Blocks, runtime: Runtime, *, limited: bool) -> None:
-        self._windows, self._blocks, self._runtime, self._limited = windows, blocks, runtime, limited
+        self._windows, self._blocks, self._runtime, self.limited = windows, blocks, runtime, limited
         #: Tokens that answers usually have.
         self._usual: dict[Deployment, float] = {}
 
     def holds_for(self, deployment: Deployment) -> bool:
         """Whether this deployment has limits to count for."""
-        return self._limited and (deployment.rpm is not None or deployment.tpm is not None)
+        return self.limited and (deployment.rpm is not None or deployment.tpm is not None)
 
     async def take(self, deployment: Deployment, call: Call) -> int | None:
         """Reserve a call; the tokens that were reserved, or None, and the deployment is blocked, when it is full."""
@@ -76,6 +80,26 @@ class Limits:
             return  # it answered and nobody counted: the estimate stands
         if deployment.tpm is not None and used != reserved:
             await self._windows.settle(deployment.id, "tpm", used - reserved, at=attempt.started / 1e9)
+
+    def left(self, group: Candidates, team: str) -> list[RawHeader]:
+        """What a group may serve this team in a minute, and what is left of it, as headers of an answer.
+
+        As LiteLLM has it: the sum of those that have the limit. A large group is looked at ten times a second at most.
+        """
+        now = self._runtime.clock()
+        kept: tuple[int, list[RawHeader]] | None = group.memo.get((self, team))
+        if kept is not None and now < kept[0]:
+            return kept[1]
+        headers: list[RawHeader] = []
+        for key, what in (("rpm", b"requests"), ("tpm", b"tokens")):
+            limits = [(d.id, n) for d in group if (n := getattr(d, key)) is not None and d.team in ("", team)]
+            if limits:
+                left = sum(max(0.0, limit - self._windows.known(name, key)) for name, limit in limits)
+                headers.append((b"x-ratelimit-limit-%b" % what, b"%d" % sum(limit for _, limit in limits)))
+                headers.append((b"x-ratelimit-remaining-%b" % what, b"%d" % left))
+        if len(group) > _FEW:
+            group.memo[self, team] = now + _FRESH_NS, headers
+        return headers
 
     async def used(self, deployment: Deployment) -> dict[str, float]:
         """What was used of the limits in the last minute."""

@@ -20,7 +20,9 @@ MOCKED: Final[dict[str, tuple[int, str | None]]] = {
 }
 #: Fields by which it names other model groups.
 FALLBACKS: Final = frozenset({"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"})
-_FIELDS: Final = frozenset({"num_retries", "disable_fallbacks", *FALLBACKS, *MOCKED})
+#: Asks for the errors that led to a fallback, in a header of the answer.
+TELL_ERRORS: Final = "include_fallback_errors"
+_FIELDS: Final = frozenset({"num_retries", "disable_fallbacks", TELL_ERRORS, *FALLBACKS, *MOCKED})
 _HEADERS: Final = frozenset({b"x-litellm-num-retries", b"x-tianji-num-retries"})
 
 

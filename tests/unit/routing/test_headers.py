@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from h11 import Response
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.routing_core import Clock, call_of, runtime_of
+from tests.support.routing_core import FAILED, Clock, call_of, runtime_of
 from tests.support.stack import KEY, deployment
+from tianji_mw.errors import UpstreamError
 from tianji_mw.providers.openai import OpenAI
 from tianji_mw.redact import Secret
 from tianji_mw.routing import headers
-from tianji_mw.routing.headers import Told, of_failure
+from tianji_mw.routing.headers import Told, of_failure, of_fallbacks
 
 RUNTIME = runtime_of(Clock())
 
@@ -55,6 +57,20 @@ def test_an_address_shows_no_secret(base: str) -> None:
     assert "hunter22" not in str(found)
     assert KEY not in str(found)
     assert found["x-litellm-model-api-base"].startswith("http://llm.example")
+
+
+def test_errors_behind_a_fallback_are_short_ascii_json() -> None:
+    failures = [FAILED._replace(error=UpstreamError("ü\r\nx-evil: 1" + "x" * 10_000, status=500))]
+    failures += [FAILED, FAILED._replace(kind="ContextWindow", status=400, error=None)]
+    name, value = of_fallbacks(failures)
+    Response(status_code=200, headers=[(name, value)])
+    first, second, third = json.loads(value)
+    assert first["message"].startswith("ü\r\nx-evil: 1x")
+    assert len(value) < 1_000
+    assert second == {
+        "message": "no", "type": "InternalServerError", "param": None, "code": "500",
+    }  # fmt: skip
+    assert (third["type"], third["message"]) == ("ContextWindowExceededError", "ContextWindow 400")
 
 
 BAD = [
