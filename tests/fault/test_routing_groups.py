@@ -12,7 +12,7 @@ from tests.support.routed import entry, fails, ok, routed
 from tests.support.stack import ANSWER, CHAT, STREAM
 from tianji_mw.call import Call
 from tianji_mw.routing.base import Candidates, Deployment, Picker
-from tianji_mw.testing import Reply
+from tianji_mw.testing import Reply, drive
 
 TWO = {"a": ("first", {}), "b": ("second", {}), "c": ("third", {})}
 
@@ -181,6 +181,27 @@ async def test_a_fallback_that_the_key_may_not_use_is_left_out(tmp_path: Any) ->
         assert routing.asked()["b"] == 0
 
 
+async def test_a_key_may_use_the_models_of_its_access_groups(tmp_path: Any) -> None:
+    models = lambda urls: [  # noqa: E731
+        entry("new", urls["a"], info={"access_groups": ["beta", "all"]}),
+        entry("old", urls["a"], info={"access_groups": ["all"]}),
+        entry("try-*", urls["a"], info={"access_groups": ["beta"]}),
+        entry("own", urls["a"]),
+    ]
+    keys = [{"key": "sk-1234", "models": ["beta", "own"]}, {"key": "sk-2222", "models": ["gamma"]}]
+    async with routed({"a": ok}, models, tmp_path=tmp_path, virtual_keys=keys) as routing:
+
+        async def status(key: str, model: str) -> int:
+            return (await routing.ask(ask(model), headers={"authorization": f"Bearer {key}"})).status
+
+        assert [await status("sk-1234", model) for model in ("new", "try-this", "own", "old", "beta")] == [
+            200, 200, 200, 403, 404
+        ]  # fmt: skip
+        assert [await status("sk-2222", model) for model in ("new", "gamma")] == [403, 404]  # nobody is in that group
+        listed = await drive(routing.app, method="GET", path="/v1/models", headers={"authorization": "Bearer sk-1234"})
+        assert sorted(one["id"] for one in json.loads(listed.body)["data"]) == ["new", "own", "try-*"]
+
+
 async def test_a_retry_policy_counts_by_the_kind_of_error(tmp_path: Any) -> None:
     settings = {
         "retry_after": 0,
@@ -244,6 +265,26 @@ async def test_calls_wait_for_a_place(tmp_path: Any) -> None:
         assert await routing.many(30, ask("first"), at_once=30) == {200: 30}
         assert most == 3
         assert routing.router.parallel.waiting("first") == 0
+
+
+async def test_of_those_that_wait_the_lowest_priority_number_is_first(tmp_path: Any) -> None:
+    models = lambda urls: [entry("first", urls["a"], max_parallel_requests=1)]  # noqa: E731
+    says = {"a": lambda request: Reply.json(ANSWER, delay_s=0.05)}
+    async with routed(says, models, tmp_path=tmp_path, router_settings={"default_priority": 5}) as routing:
+        waiting = routing.router.parallel.waiting
+        calls = [asyncio.ensure_future(routing.ask(ask("first", user="running")))]
+        await asyncio.sleep(0.01)
+        for user, wish in (("late", {"priority": 9}), ("usual", {}), ("header", {}), ("soon", {"priority": 0})):
+            headers = {"x-litellm-priority": "3"} if user == "header" else None
+            calls.append(asyncio.ensure_future(routing.ask(ask("first", user=user, **wish), headers=headers)))
+            while waiting("first") < len(calls) - 1:
+                await asyncio.sleep(0.001)
+        assert [answer.status for answer in await asyncio.gather(*calls)] == [200] * 5
+        seen = [request.json for request in routing.llms["a"].requests]
+        assert [request["user"] for request in seen] == ["running", "soon", "header", "usual", "late"]
+        assert "priority" not in str(seen)
+        for wrong in (-1, 256, "1", True):
+            assert (await routing.ask(ask("first", priority=wrong))).status == 400
 
 
 async def test_a_line_that_is_too_long_is_shed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

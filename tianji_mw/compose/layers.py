@@ -143,7 +143,7 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
                 alias=entry.alias or "",
                 team=entry.team or "",
                 user=entry.user or "",
-                models=tuple(entry.models),
+                models=_models(entry, settings),
                 tags=tuple(entry.tags),
                 metadata=_metadata(entry),
             ),
@@ -155,6 +155,13 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
     header = general.litellm_key_header_name or ""
     identifier = Keys(master_key=general.master_key, virtual_keys=keys, header_name=header)
     return [Middleware(Authentication, identifier=identifier, **options)]
+
+
+def _models(entry: KeySettings, settings: Settings) -> tuple[str, ...]:
+    """What a key may use: names of models and patterns, and the models of each access group that it names."""
+    named = frozenset(entry.models)
+    grouped = (d.model_name for d in settings.model_list if not named.isdisjoint(d.model_info.access_groups))
+    return tuple(dict.fromkeys((*entry.models, *grouped)))
 
 
 def _metadata(entry: KeySettings) -> Mapping[str, Any]:

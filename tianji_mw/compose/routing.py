@@ -46,6 +46,7 @@ _AS_IS: Final[Mapping[str, str]] = {
     "allowed_fails_policy": "allowed_fails_policy",
     "enable_pre_call_checks": "pre_call_checks",
     "default_max_parallel_requests": "max_parallel",
+    "default_priority": "default_priority",
     "enable_tag_filtering": "tag_filtering",
     "tag_filtering_match_any": "tag_match_any",
     "deployment_affinity_ttl_seconds": "affinity_ttl_s",

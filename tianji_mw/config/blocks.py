@@ -120,6 +120,8 @@ class ModelInfo(Block):
     team_id: Annotated[Name, BeforeValidator(_text_of_number)] | None = None
     #: The name by which that team asks for it, besides `model_name`.
     team_public_model_name: Name | None = None
+    #: Names by which the `models` of a key may list it, with others.
+    access_groups: Names = ()
     #: Of a prompt; without the first, the second counts.
     max_input_tokens: Count | None = None
     max_tokens: Count | None = None

@@ -49,7 +49,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             auto_router_embedding_model mock_testing_fallbacks rpd tpd {_COSTS}
         """),
         "model_info": _names(f"""
-            max_output_tokens access_groups health_check_voice
+            max_output_tokens health_check_voice
             supports_vision supports_function_calling supports_tool_choice
             supports_parallel_function_calling supports_response_schema supports_system_messages
             supports_prompt_caching supports_reasoning supports_audio_input supports_audio_output supports_pdf_input
@@ -78,7 +78,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             secret_manager prompt_management default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
         """),
         "router_settings": _names("""
-            routing_groups tag_routing_prefix default_priority polling_interval cache_responses client_ttl
+            routing_groups tag_routing_prefix polling_interval cache_responses client_ttl
             ignore_invalid_deployments fallback_on_unsupported_params set_verbose debug_level alerting_config
             assistants_config search_tools guardrail_list
         """),

@@ -97,6 +97,7 @@ class RouterSettings(Block):
     enable_pre_call_checks: Switch | None = None
     optional_pre_call_checks: tuple[Check, ...] = ()
     default_max_parallel_requests: Count | None = None
+    default_priority: Annotated[Whole, Field(le=255)] | None = None
     enable_tag_filtering: Switch | None = None
     tag_filtering_match_any: Switch | None = None
     provider_budget_config: dict[Name, BudgetKeys] = Field(default_factory=dict)

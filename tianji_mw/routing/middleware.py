@@ -18,13 +18,12 @@ from tianji_mw.routing.base import Deployment, Picker
 from tianji_mw.routing.failover import Failover
 from tianji_mw.routing.held import Held
 from tianji_mw.routing.mirror import Mirrors
-from tianji_mw.routing.retries import asked_retries
 from tianji_mw.routing.router import Router, Trip
 from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.routing.selector import open_to, team_of
 from tianji_mw.routing.state import State
 from tianji_mw.routing.table import Deployments
-from tianji_mw.routing.wishes import Wishes, speaks
+from tianji_mw.routing.wishes import Wishes, asked_retries, priority_of, speaks
 from tianji_mw.runtime import Runtime
 from tianji_mw.watch import Watch
 
@@ -102,6 +101,7 @@ class Routing(LLMMiddleware):
             call.want_usage = True
         if speaks(call):  # what is wrong in it is refused before anything is tried
             asked_retries(call)
+            priority_of(call, 0)
             fallbacks.check(call)
             call.note(Wishes)
 

@@ -23,16 +23,18 @@ LONGEST_WAIT_S: Final = 30.0
 class Turn:
     """One call's place in the line; it keeps it where somebody else was quicker. `since`: when it began to wait."""
 
-    __slots__ = ("called", "names", "number", "since")
+    __slots__ = ("called", "names", "rank", "since")
 
-    def __init__(self, number: int, names: tuple[str, ...], since: int) -> None:
-        self.number, self.names, self.since = number, names, since
+    def __init__(self, rank: tuple[int, int], names: tuple[str, ...], since: int) -> None:
+        #: Its priority and its number: lower is called before higher.
+        self.rank = rank
+        self.names, self.since = names, since
         #: Set when there may be a place; None while it does not wait.
         self.called: asyncio.Future[None] | None = None
 
 
 class Parallel:
-    """The counts, and the lines: one for each public name, in the order in which calls began to wait."""
+    """The counts, and the lines: one for each public name, by priority and then in the order in which calls came."""
 
     def __init__(self, blocks: Blocks, most: int | None) -> None:
         self._blocks = blocks
@@ -55,13 +57,13 @@ class Parallel:
                 self._blocks.lift(deployment, "parallel")
             self._call_next((deployment.model_name,))
 
-    def turn(self, names: Iterable[str], since: int) -> Turn | None:
-        """A place at the end of the line for deployments of these public names; None where it is too long."""
+    def turn(self, names: Iterable[str], since: int, priority: int = 0) -> Turn | None:
+        """A place in the line for deployments of these public names; None where it is too long."""
         found = tuple(names)
         if any(self.waiting(name) >= LONGEST_LINE for name in found):
             return None
         self._numbers += 1
-        return Turn(self._numbers, found, since)
+        return Turn((priority, self._numbers), found, since)
 
     async def place(self, turn: Turn, seconds: float) -> bool:
         """Wait until somebody has a place; False when none came in time."""
@@ -69,7 +71,7 @@ class Parallel:
             return False
         lines = [self._lines.setdefault(name, []) for name in turn.names]
         for line in lines:
-            insort(line, turn, key=_number)
+            insort(line, turn, key=_rank)
         called = turn.called = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(min(seconds, LONGEST_WAIT_S)):
@@ -89,18 +91,18 @@ class Parallel:
 
     def pass_on(self, turn: Turn) -> None:
         """A call that was called does not take the place: the next one behind it may."""
-        self._call_next(turn.names, behind=turn.number)
+        self._call_next(turn.names, behind=turn.rank)
 
     def waiting(self, name: str) -> int:
         return len(self._lines.get(name, ()))
 
-    def _call_next(self, names: Iterable[str], *, behind: int = 0) -> None:
+    def _call_next(self, names: Iterable[str], *, behind: tuple[int, int] = (-1, 0)) -> None:
         for name in names:
             for turn in self._lines.get(name, ()):
-                if turn.number > behind and turn.called is not None and not turn.called.done():
+                if turn.rank > behind and turn.called is not None and not turn.called.done():
                     turn.called.set_result(None)
                     return
 
 
-def _number(turn: Turn) -> int:
-    return turn.number
+def _rank(turn: Turn) -> tuple[int, int]:
+    return turn.rank

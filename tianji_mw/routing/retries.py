@@ -9,17 +9,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from tianji_mw.errors import InvalidRequest
 from tianji_mw.routing.base import Deployment
 from tianji_mw.routing.failure import Failure
 from tianji_mw.routing.rules import RoutingRules
+from tianji_mw.routing.wishes import asked_retries
 
 if TYPE_CHECKING:
     from tianji_mw.call import Call
 
-_HEADERS: Final = frozenset({b"x-litellm-num-retries", b"x-tianji-num-retries"})
-#: A client may not ask for more.
-MOST_RETRIES: Final = 10
 #: Waits without a word of the upstream: 0.5 s, doubled, at most 8 s, as OpenAI's SDKs do.
 _FIRST_S: Final = 0.5
 _LONGEST_S: Final = 8.0
@@ -68,19 +65,6 @@ def retries_of(call: Call, rules: RoutingRules, deployment: Deployment, group: s
 def has_policy(rules: RoutingRules, group: str, failure: Failure) -> bool:
     """Whether a retry policy speaks of this kind of error; it goes before the rule which errors are worth a retry."""
     return failure.kind in rules.retry_policy_of.get(group, ()) or failure.kind in rules.retry_policy
-
-
-def asked_retries(call: Call) -> int | None:
-    """The request's own `num_retries`. Raises InvalidRequest."""
-    value = call.request.get("num_retries")
-    if value is None:
-        if call.headers.isdisjoint(_HEADERS):
-            return None
-        text = call.headers.get("x-litellm-num-retries") or call.headers.get("x-tianji-num-retries")
-        value = int(text) if text.isdecimal() and len(text) < 4 else text
-    if type(value) is not int or not 0 <= value <= MOST_RETRIES:
-        raise InvalidRequest(f"'num_retries' must be a whole number from 0 to {MOST_RETRIES}.", param="num_retries")
-    return value
 
 
 def wait_s(call: Call, rules: RoutingRules, failure: Failure, retry: int, *, others: bool) -> float:

@@ -94,7 +94,7 @@ class Router:
         self.limits = Limits(windows, self.blocks, runtime, limited=picker.limits or rules.enforce_limits)
         self.budgets = Budgets(table, rules, holds, self.blocks, runtime)
         self.selector = Selector(table, rules, self.blocks)
-        self.vacancy = Vacancy(self.selector, self.blocks, self.parallel, runtime)
+        self.vacancy = Vacancy(self.selector, self.blocks, self.parallel, runtime, rules)
         self.hedging = Hedging(rules.hedge) if rules.hedge is not None else None
         self.pins = Pins(rules, runtime, shared, self.parallel.inflight)
         #: Deployments whose calls are counted for limits or budgets.

@@ -103,6 +103,8 @@ class RoutingRules:
     enforce_limits: bool = False
     #: Requests at the same time for deployments that say nothing.
     max_parallel: int | None = None
+    #: Of calls that say nothing: of those that wait for a place, the lowest number is first.
+    default_priority: int = 0
     tag_filtering: bool = False
     #: One common tag is enough; else a deployment needs all tags of the request.
     tag_match_any: bool = True

@@ -14,7 +14,9 @@ from tianji_mw.errors import NoDeployment, Overloaded
 from tianji_mw.routing.base import Candidates, Deployment
 from tianji_mw.routing.blocks import Blocks
 from tianji_mw.routing.parallel import LONGEST_WAIT_S, Parallel, Turn
+from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.routing.selector import Selector, Trace, team_of
+from tianji_mw.routing.wishes import priority_of
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -31,8 +33,11 @@ _MOST_REASONS: Final = 10
 class Vacancy:
     """Asked when `Selector.candidates` left nobody."""
 
-    def __init__(self, selector: Selector, blocks: Blocks, parallel: Parallel, runtime: Runtime) -> None:
+    def __init__(
+        self, selector: Selector, blocks: Blocks, parallel: Parallel, runtime: Runtime, rules: RoutingRules
+    ) -> None:
         self._selector, self._blocks, self._parallel, self._runtime = selector, blocks, parallel, runtime
+        self._rules = rules
 
     async def wait(self, call: Call, name: str, failed: Collection[Deployment], turn: Turn | None) -> Turn | None:
         """Wait for a place where every deployment that the call could use is full; None where it is not that.
@@ -45,7 +50,8 @@ class Vacancy:
             return None
         group, now = self._group(call, name), self._runtime.clock()
         if turn is None:
-            turn = self._parallel.turn({deployment.model_name for deployment in group}, now)
+            priority = priority_of(call, self._rules.default_priority)
+            turn = self._parallel.turn({deployment.model_name for deployment in group}, now, priority)
         elif self._blocks.free(group):
             self._parallel.pass_on(turn)  # there is a place, which only others can use
         if turn is not None:

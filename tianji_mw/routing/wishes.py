@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tianji_mw.errors import InvalidRequest
+
 if TYPE_CHECKING:
     from tianji_mw.call import Call
 
@@ -22,8 +24,13 @@ MOCKED: Final[dict[str, tuple[int, str | None]]] = {
 FALLBACKS: Final = frozenset({"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"})
 #: Asks for the errors that led to a fallback, in a header of the answer.
 TELL_ERRORS: Final = "include_fallback_errors"
-_FIELDS: Final = frozenset({"num_retries", "disable_fallbacks", TELL_ERRORS, *FALLBACKS, *MOCKED})
-_HEADERS: Final = frozenset({b"x-litellm-num-retries", b"x-tianji-num-retries"})
+_FIELDS: Final = frozenset({"num_retries", "disable_fallbacks", "priority", TELL_ERRORS, *FALLBACKS, *MOCKED})
+_RETRIES: Final = frozenset({b"x-litellm-num-retries", b"x-tianji-num-retries"})
+_PRIORITY: Final = frozenset({b"x-litellm-priority", b"x-tianji-priority"})
+_HEADERS: Final = _RETRIES | _PRIORITY
+#: A client may not ask for more.
+MOST_RETRIES: Final = 10
+LAST: Final = 255
 
 
 class Wishes:
@@ -33,3 +40,27 @@ class Wishes:
 def speaks(call: Call) -> bool:
     """Whether the request says anything about its routing."""
     return not (_FIELDS.isdisjoint(call.request) and call.headers.isdisjoint(_HEADERS))
+
+
+def asked_retries(call: Call) -> int | None:
+    """The request's own `num_retries`. Raises InvalidRequest."""
+    return _asked(call, "num_retries", _RETRIES, MOST_RETRIES)
+
+
+def priority_of(call: Call, usual: int) -> int:
+    """The request's own `priority`, else `usual`; the lowest number goes first. Raises InvalidRequest."""
+    asked = _asked(call, "priority", _PRIORITY, LAST)
+    return usual if asked is None else asked
+
+
+def _asked(call: Call, name: str, headers: frozenset[bytes], most: int) -> int | None:
+    """A number in a field of the request, else in one of these headers."""
+    value = call.request.get(name)
+    if value is None:
+        if call.headers.isdisjoint(headers):
+            return None
+        text = next((found for header in sorted(headers) if (found := call.headers.get(header.decode()))), "")
+        value = int(text) if text.isdecimal() and len(text) < 4 else text
+    if type(value) is not int or not 0 <= value <= most:
+        raise InvalidRequest(f"'{name}' must be a whole number from 0 to {most}.", param=name)
+    return value

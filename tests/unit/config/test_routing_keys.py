@@ -114,6 +114,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("allowed_fails_policy: {RateLimitErrorAllowedFails: 100}", {"allowed_fails_policy": {"RateLimit": 100}}),
     ("enable_pre_call_checks: true", {"pre_call_checks": True}),
     ("default_max_parallel_requests: 20", {"max_parallel": 20}),
+    ("default_priority: 7", {"default_priority": 7}),
     ("enable_tag_filtering: true\ntag_filtering_match_any: false", {"tag_filtering": True, "tag_match_any": False}),
     ("optional_pre_call_checks: [router_budget_limiting]", {}),
     ("optional_pre_call_checks: [enforce_model_rate_limits, prompt_caching, session_affinity]",
@@ -358,6 +359,7 @@ WRONG = [
     ("model_group_affinity_config: {gpt-4o: [x]}", 6, "router_settings.model_group_affinity_config.gpt-4o[0]", "must be one of"),
     ("provider_budget_config:\n  openai: {budget_limit: 1}", 7, "router_settings.provider_budget_config.openai.budget_duration", "missing"),
     ("provider_budget_config:\n  openai: {budget_limit: 1, time_period: 1x}", 7, "router_settings.provider_budget_config.openai.time_period", "such as 30s"),
+    ("default_priority: 256", 6, "router_settings.default_priority", "must be at most 255"),
     ("default_max_parallel_requests: 0", 6, "router_settings.default_max_parallel_requests", "must be at least 1"),
 ]  # fmt: skip
 
@@ -408,7 +410,7 @@ NOTICES = [
     ("optional_pre_call_checks: [forward_client_headers_by_model_group]", "not_implemented", "router_settings.optional_pre_call_checks[0]", ""),
     ("tag_budget_config: {t: {max_budget: 1, budget_duration: 1d, rpm_limit: 5}}", "not_implemented", "router_settings.tag_budget_config.t.rpm_limit", "not enforced"),
     *[(f"{name}: 1", "not_implemented", f"router_settings.{name}", "") for name in
-      ("routing_groups", "default_priority", "polling_interval", "client_ttl", "debug_level", "alerting_config", "cache_responses", "assistants_config", "tag_routing_prefix",
+      ("routing_groups", "polling_interval", "client_ttl", "debug_level", "alerting_config", "cache_responses", "assistants_config", "tag_routing_prefix",
        "ignore_invalid_deployments", "set_verbose", "fallback_on_unsupported_params")],
     ("redis_hots: x", "unknown", "router_settings.redis_hots", "did you mean 'redis_host'?"),
 ]  # fmt: skip
@@ -533,7 +535,7 @@ def test_an_entry_with_keys_that_another_one_overrules(text: str, line: int, key
     assert hint in notice.hint
 
 
-@pytest.mark.parametrize("key", ["access_groups: [a]", "supports_vision: true"])
+@pytest.mark.parametrize("key", ["blocked: true", "supports_vision: true"])
 def test_what_is_not_done_yet_is_told(key: str) -> None:
     (notice,) = loads(f"{ENTRY}  model_info: {{{key}}}", env={}).notices
     assert notice.level == "not_implemented"

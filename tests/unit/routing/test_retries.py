@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from tests.support.routing_core import FAILED, Clock, a_group, call_of, runtime_of
 from tianji_mw.errors import InvalidRequest
 from tianji_mw.routing.retries import (
-    MOST_RETRIES,
     RetryBudget,
-    asked_retries,
     has_policy,
     retries_of,
     wait_s,
 )
 from tianji_mw.routing.rules import RoutingRules
+from tianji_mw.routing.wishes import MOST_RETRIES, asked_retries
 
 RUNTIME = runtime_of(Clock())
 POLICY: Any = {"InternalServer": 4}
