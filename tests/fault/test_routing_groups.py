@@ -12,6 +12,7 @@ from tests.support.routed import entry, fails, ok, routed
 from tests.support.stack import ANSWER, CHAT, STREAM
 from tianji_mw.call import Call
 from tianji_mw.routing.base import Candidates, Deployment, Picker
+from tianji_mw.routing.report import report
 from tianji_mw.testing import Reply, drive
 
 TWO = {"a": ("first", {}), "b": ("second", {}), "c": ("third", {})}
@@ -230,6 +231,33 @@ async def test_rpm_is_a_limit_and_says_so(tmp_path: Any) -> None:
         assert 50 <= int(answer.headers["retry-after"]) <= 61
         assert "No deployments available for the model 'first'" in answer.json["error"]["message"]
         assert "rate limit" in answer.json["error"]["message"]
+
+
+async def test_routing_groups_have_a_strategy_of_their_own(tmp_path: Any) -> None:
+    prices = {"a": 1e-6, "b": 9e-6}
+    models = lambda urls: [  # noqa: E731
+        *(entry("cheap", urls[llm], input_cost_per_token=prices[llm], info={"id": f"cheap-{llm}"}) for llm in "ab"),
+        *(entry("counted", urls[llm], rpm=2, info={"id": f"counted-{llm}"}) for llm in "ab"),
+        *(entry("usual", urls[llm], rpm=1, info={"id": f"usual-{llm}"}) for llm in "ab"),
+    ]
+    settings = {
+        "routing_strategy": "simple-shuffle",
+        "routing_groups": [
+            {"group_name": "thrifty", "models": ["cheap"], "routing_strategy": "cost-based-routing"},
+            {"group_name": "strict", "models": ["counted"], "routing_strategy": "usage-based-routing-v2"},
+        ],
+    }
+    async with routed({"a": ok, "b": ok}, models, tmp_path=tmp_path, router_settings=settings) as routing:
+        assert await routing.many(20, ask("cheap")) == {200: 20}
+        assert routing.asked() == {"a": 20, "b": 0}
+        assert await routing.many(10, ask("counted")) == {200: 4, 429: 6}
+        assert await routing.many(40, ask("usual")) == {200: 40}  # what is a limit there is a weight here
+        told = await report(routing.router)
+        assert {group["model"]: group["strategy"] for group in told["groups"]} == {
+            "cheap": "cost-based-routing", "counted": "usage-based-routing-v2", "usual": "simple-shuffle",
+        }  # fmt: skip
+        picked = {one["id"]: one["picked"] for group in told["groups"] for one in group["deployments"]}
+        assert picked["usual-a"] > 0 < picked["usual-b"]
 
 
 async def test_rpm_is_a_weight_with_a_shuffle(tmp_path: Any) -> None:

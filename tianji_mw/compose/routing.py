@@ -21,6 +21,7 @@ from tianji_mw.errors import ConfigError, PluginNotFound
 from tianji_mw.providers import registry
 from tianji_mw.providers.base import Provider
 from tianji_mw.routing.base import Picker
+from tianji_mw.routing.per_group import PerGroup
 from tianji_mw.routing.rules import Affinity, Budget, HealthRules, Hedge, RoutingRules
 
 if TYPE_CHECKING:
@@ -73,16 +74,31 @@ def routing_of(settings: Settings, env: Mapping[str, str], problems: list[Config
 
 def _picker(settings: Settings, _env: Mapping[str, str]) -> Picker:
     router = settings.router_settings
-    name = router.routing_strategy or DEFAULT
+    usual = _strategy(settings, router.routing_strategy or DEFAULT, router.routing_strategy_args)
+    others: dict[str, Picker] = {}
+    for number, group in enumerate(router.routing_groups):
+        place = ("routing_groups", number)
+        picker = _strategy(settings, group.routing_strategy, group.routing_strategy_args, *place)
+        for at, name in enumerate(group.models):
+            if name in others:
+                hint = "a model group has one strategy; take it out of one of them"
+                text = f"{name!r} is in two routing groups"
+                raise settings.error(text, PLACE, *place, "models", at, hint=hint)
+            others[name] = picker
+    return PerGroup(usual=usual, others=others) if others else usual
+
+
+def _strategy(settings: Settings, name: str, args: Mapping[str, Any], *place: str | int) -> Picker:
+    """The strategy of this name, as said at this place below `router_settings`."""
     try:
         kind = plugins.find("routing", STRATEGIES.get(name.lower(), name), Picker)
     except PluginNotFound as error:
         meant = nearest(name.lower(), {*STRATEGIES, *STRATEGIES.values()})
         hint = f"did you mean {meant!r}?" if meant else "write a strategy's name, or package.module:Class"
         text = f"no such routing strategy: {error.message}"
-        raise settings.error(text, PLACE, "routing_strategy", hint=hint) from None
+        raise settings.error(text, PLACE, *place, "routing_strategy", hint=hint) from None
     try:
-        return kind(**router.routing_strategy_args)
+        return kind(**args)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key, text = reason(error)
@@ -94,7 +110,7 @@ def _picker(settings: Settings, _env: Mapping[str, str]) -> Picker:
             meant = nearest(key, known)
             listed = f"{name} has: {', '.join(sorted(known))}" if known else f"{name} takes no arguments"
             hint = f"did you mean {meant!r}?" if meant else listed
-        raise settings.error(text, PLACE, "routing_strategy_args", *([key] if key else []), hint=hint) from None
+        raise settings.error(text, PLACE, *place, "routing_strategy_args", *([key] if key else []), hint=hint) from None
 
 
 # --- the rules

@@ -78,7 +78,7 @@ NOT_IMPLEMENTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
             secret_manager prompt_management default_redis_batch_cache_expiry mcp_aliases reasoning_auto_summary
         """),
         "router_settings": _names("""
-            routing_groups tag_routing_prefix polling_interval cache_responses client_ttl
+            tag_routing_prefix polling_interval cache_responses client_ttl
             ignore_invalid_deployments fallback_on_unsupported_params set_verbose debug_level alerting_config
             assistants_config search_tools guardrail_list
         """),

@@ -5,7 +5,7 @@ Whether a fallback's target exists is found out by `compose/routing.py`, which m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from tianji_mw.config import known
@@ -50,6 +50,8 @@ def check_routing(root: Node, errors: list[ConfigError], notices: list[Notice]) 
     if router is None or not isinstance(router.value, dict):
         return
     _check_strategy(router, errors, notices)
+    for entry in _entries_of(router, "routing_groups"):
+        _check_strategy(entry, errors, notices)
     _drop_nulls(router)
     for key in _FALLBACKS:
         if (node := router.child(key)) is not None and isinstance(node.value, dict):
@@ -67,13 +69,14 @@ def check_routing(root: Node, errors: list[ConfigError], notices: list[Notice]) 
 
 
 def _check_strategy(router: Node, errors: list[ConfigError], notices: list[Notice]) -> None:
+    """Of the router, or of an entry of `routing_groups`."""
     node = router.child("routing_strategy")
     if node is None or not isinstance(node.value, str):
         return
     name = node.value.strip().lower()
     if name in known.STRATEGIES_LATER:
         notices.append(notice("not_implemented", node, f"{name}: adaptive is used"))
-        del router.fields["routing_strategy"]
+        node.value = "adaptive"
         _overrule(router, "routing_strategy_args", f"they are for {name}", notices)
     elif name in known.STRATEGIES:
         node.value = name
@@ -85,7 +88,7 @@ def _check_strategy(router: Node, errors: list[ConfigError], notices: list[Notic
             meant = nearest(name, {*known.STRATEGIES, *known.STRATEGIES.values()})
             hint = f"did you mean {meant!r}?" if meant else f"there are: {', '.join(sorted(known.STRATEGIES))}"
             errors.append(node.error("no such routing strategy", hint=hint))
-            del router.fields["routing_strategy"]
+            node.value = "adaptive"
 
 
 def _drop_nulls(router: Node) -> None:
@@ -180,6 +183,7 @@ def _check_groups(root: Node, router: Node, notices: list[Notice]) -> None:
         return  # a config of an app that has its models elsewhere
     from tianji_mw.routing.base import pattern
 
+    _check_routing_groups(router, names, notices)
     patterns = [pattern(name) for name in names if "*" in name]
     bare = {name.partition("/")[2] for name in names if "/" in name}
     for name, node, fallback in _named(router):
@@ -191,6 +195,16 @@ def _check_groups(root: Node, router: Node, notices: list[Notice]) -> None:
             meant = nearest(name, names - {name})
             hint = "no request asks for a pattern" if "*" in name else "no model of model_list is called so"
             notices.append(notice("no_effect", node, f"{hint}; did you mean {meant!r}?" if meant else hint))
+
+
+def _check_routing_groups(router: Node, names: set[str], notices: list[Notice]) -> None:
+    """These list public names as `model_list` has them, patterns too."""
+    for entry in _entries_of(router, "routing_groups"):
+        for node in _entries_of(entry, "models"):
+            if isinstance(node.value, str) and node.value not in names:
+                meant = nearest(node.value, names)
+                hint = "no model_name of model_list is this"
+                notices.append(notice("no_effect", node, f"{hint}; did you mean {meant!r}?" if meant else hint))
 
 
 def _groups(root: Node, router: Node) -> set[str]:
@@ -211,3 +225,8 @@ def _named(router: Node) -> Iterator[tuple[str, Node, bool]]:
     hedge = router.child("hedge")
     groups = hedge.child("groups") if hedge else None
     yield from ((one.value, one, False) for one in (groups.items if groups else ()) if isinstance(one.value, str))
+
+
+def _entries_of(router: Node, key: str) -> Sequence[Node]:
+    node = router.child(key)
+    return node.items if node else ()

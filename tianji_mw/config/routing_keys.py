@@ -34,6 +34,15 @@ class BudgetKeys(Block):
     budget_duration: Period
 
 
+class RoutingGroup(Block):
+    """Model groups with a strategy of their own."""
+
+    group_name: Name
+    models: Annotated[Names, Field(min_length=1)]
+    routing_strategy: Name
+    routing_strategy_args: FreeForm = Field(default_factory=dict)
+
+
 class HedgeKeys(Block):
     """A second attempt beside one that is slow; see `routing.rules.Hedge`."""
 
@@ -53,6 +62,7 @@ class RouterSettings(Block):
     routing_strategy: Name | None = None
     #: The fields of its class.
     routing_strategy_args: FreeForm = Field(default_factory=dict)
+    routing_groups: tuple[RoutingGroup, ...] = ()
     #: Model groups that share answers: lists of names.
     caching_groups: tuple[tuple[Name, ...], ...] = ()
     model_group_alias: dict[str, Annotated[ModelAlias, BeforeValidator(_alias)]] = Field(default_factory=dict)

@@ -127,6 +127,10 @@ class Picker(PluginSettings):
         """One of them. Called for every attempt; waits for nothing."""
         raise NotImplementedError
 
+    def of(self, model_name: str) -> Picker:
+        """What chooses among the deployments of this public name: itself, unless it stands for several."""
+        return self
+
     def open(self, runtime: Runtime) -> None:
         """Before the first call: clock and randomness are the runtime's."""
 

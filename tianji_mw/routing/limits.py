@@ -16,6 +16,8 @@ from tianji_mw.routing.headers import RawHeader
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tianji_mw.call import Call
     from tianji_mw.facts import Attempt
 
@@ -30,16 +32,17 @@ _FRESH_NS: Final = 100_000_000
 
 
 class Limits:
-    """Those of all deployments. `limited`: whether they are enforced at all."""
+    """Those of all deployments. `limited`: where they are enforced; elsewhere they are weights."""
 
-    def __init__(self, windows: Windows, blocks: Blocks, runtime: Runtime, *, limited: bool) -> None:
-        self._windows, self._blocks, self._runtime, self.limited = windows, blocks, runtime, limited
+    def __init__(self, windows: Windows, blocks: Blocks, runtime: Runtime, limited: Collection[Deployment]) -> None:
+        self._windows, self._blocks, self._runtime = windows, blocks, runtime
+        self.limited = frozenset(one for one in limited if one.rpm is not None or one.tpm is not None)
         #: Tokens that answers usually have.
         self._usual: dict[Deployment, float] = {}
 
     def holds_for(self, deployment: Deployment) -> bool:
         """Whether this deployment has limits to count for."""
-        return self.limited and (deployment.rpm is not None or deployment.tpm is not None)
+        return deployment in self.limited
 
     async def take(self, deployment: Deployment, call: Call) -> int | None:
         """Reserve a call; the tokens that were reserved, or None, and the deployment is blocked, when it is full."""
@@ -92,7 +95,8 @@ class Limits:
             return kept[1]
         headers: list[RawHeader] = []
         for key, what in (("rpm", b"requests"), ("tpm", b"tokens")):
-            limits = [(d.id, n) for d in group if (n := getattr(d, key)) is not None and d.team in ("", team)]
+            able = [d for d in group if d in self.limited and d.team in ("", team)]
+            limits = [(d.id, limit) for d in able if (limit := getattr(d, key)) is not None]
             if limits:
                 left = sum(max(0.0, limit - self._windows.known(name, key)) for name, limit in limits)
                 headers.append((b"x-ratelimit-limit-%b" % what, b"%d" % sum(limit for _, limit in limits)))

@@ -44,11 +44,12 @@ async def report(router: Router) -> dict[str, Any]:
     by_deployment = dict(zip(router.table.all, shown, strict=True))
     counts = router.counts
     return {
-        "strategy": strategy(router),
+        "strategy": strategy(router, ""),
         "shared": {"replicas": router.shared.replicas()} if router.shared is not None else None,
         "groups": [
             {
                 "model": name,
+                "strategy": strategy(router, name),
                 "waiting": router.parallel.waiting(name),
                 "deployments": [by_deployment[one] for one in members],
             }
@@ -63,9 +64,9 @@ async def report(router: Router) -> dict[str, Any]:
     }
 
 
-def strategy(router: Router) -> str:
-    """The strategy as the config names it."""
-    kind = type(router.picker)
+def strategy(router: Router, model_name: str) -> str:
+    """The strategy for a public name, as the config names it."""
+    kind = type(router.picker.of(model_name))
     return kind.names[0] if kind.names else kind.__name__
 
 
@@ -129,7 +130,7 @@ def explain(router: Router, call: Call, name: str) -> dict[str, Any]:
         "model": name,
         "group": trace.group,
         "pattern": trace.all[0].model_name if "*" in trace.all[0].model_name else None,
-        "strategy": strategy(router),
+        "strategy": strategy(router, trace.all[0].model_name),
         "affinity": sorted(router.rules.affinity_of.get(trace.group, router.rules.affinity)),
         "tags": sorted(router.selector.tags(call)) if router.rules.tag_filtering else None,
         "deployments": [
@@ -165,9 +166,9 @@ def _chances(router: Router, left: Sequence[Deployment]) -> dict[Deployment, flo
     """The share of calls that each would get, where only weights decide; else nothing, for it depends on the call."""
     if not left:
         return {}
-    shuffles = isinstance(router.picker, Shuffle) or (
-        isinstance(router.picker, Adaptive) and any(one.weight is not None for one in left)
-    )
+    picker = router.picker.of(left[0].model_name)
+    weighted = any(one.weight is not None for one in left)
+    shuffles = isinstance(picker, Shuffle) or (isinstance(picker, Adaptive) and weighted)
     if not shuffles and len(left) > 1:
         return {}
     sums = weight_sums(left)

@@ -260,6 +260,9 @@ def test_a_strategy_of_ones_own(depth: str) -> None:
     assert picker.depth == 3
 
 
+IN_GROUP = "routing_groups:\n- group_name: a\n  models: [gpt-4o]\n  "
+
+
 @pytest.mark.parametrize(
     ("router", "line", "key", "hint"),
     [
@@ -268,6 +271,11 @@ def test_a_strategy_of_ones_own(depth: str) -> None:
         ("routing_strategy: nowhere_at_all:Class", 6, "router_settings.routing_strategy", "package.module:Class"),
         ("routing_strategy: latency-based-routing\nrouting_strategy_args:\n  tttl: 5", 8, "router_settings.routing_strategy_args.tttl", "did you mean 'ttl'?"),
         ("routing_strategy: latency-based-routing\nrouting_strategy_args:\n  ttl: soon", 8, "router_settings.routing_strategy_args.ttl", ""),
+        (f"{IN_GROUP}routing_strategy: json:JSONDecoder", 9, "router_settings.routing_groups[0].routing_strategy", "write a strategy's name"),
+        (f"{IN_GROUP}routing_strategy: latency-based-routing\n  routing_strategy_args: {{tttl: 5}}", 10,
+         "router_settings.routing_groups[0].routing_strategy_args.tttl", "did you mean 'ttl'?"),
+        (f"{IN_GROUP}routing_strategy: least-busy\n- group_name: b\n  models: ['claude/*', gpt-4o]\n  routing_strategy: least-busy", 11,
+         "router_settings.routing_groups[1].models[1]", "one strategy"),
         ("routing_strategy: least-busy\nrouting_strategy_args:\n  ttl: 5", 8, "router_settings.routing_strategy_args.ttl", "takes no arguments"),
     ],
 )  # fmt: skip
@@ -359,6 +367,9 @@ WRONG = [
     ("model_group_affinity_config: {gpt-4o: [x]}", 6, "router_settings.model_group_affinity_config.gpt-4o[0]", "must be one of"),
     ("provider_budget_config:\n  openai: {budget_limit: 1}", 7, "router_settings.provider_budget_config.openai.budget_duration", "missing"),
     ("provider_budget_config:\n  openai: {budget_limit: 1, time_period: 1x}", 7, "router_settings.provider_budget_config.openai.time_period", "such as 30s"),
+    ("routing_groups: [{group_name: a, models: [], routing_strategy: least-busy}]", 6, "router_settings.routing_groups[0].models", "at least one entry"),
+    ("routing_groups: [{group_name: a, models: [gpt-4o]}]", 6, "router_settings.routing_groups[0].routing_strategy", "missing"),
+    ("routing_groups: [{group_name: a, models: [gpt-4o], routing_strategy: least-bsy}]", 6, "router_settings.routing_groups[0].routing_strategy", "no such"),
     ("default_priority: 256", 6, "router_settings.default_priority", "must be at most 255"),
     ("default_max_parallel_requests: 0", 6, "router_settings.default_max_parallel_requests", "must be at least 1"),
 ]  # fmt: skip
@@ -405,12 +416,16 @@ NOTICES = [
     ("fallbacks: [{gpt-4: [gpt-4o]}]", "no_effect", "router_settings.fallbacks[0].gpt-4", "did you mean 'gpt-4o'?"),
     ("fallbacks: [{'claude/*': [gpt-4o]}]", "no_effect", "router_settings.fallbacks[0].claude/*", "no request asks for a pattern"),
     ("model_group_retry_policy: {o3: {TimeoutErrorRetries: 1}}", "no_effect", "router_settings.model_group_retry_policy.o3", "no model of model_list"),
+    ("routing_groups: [{group_name: a, models: [claude/x], routing_strategy: least-busy}]", "no_effect", "router_settings.routing_groups[0].models[0]",
+     "did you mean 'claude/*'?"),
+    ("routing_groups: [{group_name: a, models: [gpt-4o], routing_strategy: auto-router}]", "not_implemented", "router_settings.routing_groups[0].routing_strategy",
+     "adaptive is used"),
     ("hedge: {groups: [gpt-5]}", "no_effect", "router_settings.hedge.groups[0]", "no model of model_list"),
     ("optional_pre_call_checks: [encrypted_content_affinity]", "not_implemented", "router_settings.optional_pre_call_checks[0]", "encrypted_content_affinity"),
     ("optional_pre_call_checks: [forward_client_headers_by_model_group]", "not_implemented", "router_settings.optional_pre_call_checks[0]", ""),
     ("tag_budget_config: {t: {max_budget: 1, budget_duration: 1d, rpm_limit: 5}}", "not_implemented", "router_settings.tag_budget_config.t.rpm_limit", "not enforced"),
     *[(f"{name}: 1", "not_implemented", f"router_settings.{name}", "") for name in
-      ("routing_groups", "polling_interval", "client_ttl", "debug_level", "alerting_config", "cache_responses", "assistants_config", "tag_routing_prefix",
+      ("polling_interval", "client_ttl", "debug_level", "alerting_config", "cache_responses", "assistants_config", "tag_routing_prefix",
        "ignore_invalid_deployments", "set_verbose", "fallback_on_unsupported_params")],
     ("redis_hots: x", "unknown", "router_settings.redis_hots", "did you mean 'redis_host'?"),
 ]  # fmt: skip

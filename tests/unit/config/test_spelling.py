@@ -96,7 +96,7 @@ def test_other_known_strategies_are_reported_by_name() -> None:
     (notice,) = settings.notices
     assert (notice.level, notice.line, notice.key) == ("not_implemented", 2, "router_settings.routing_strategy")
     assert "quality-router" in notice.hint
-    assert settings.router_settings.routing_strategy is None
+    assert settings.router_settings.routing_strategy == "adaptive"
 
 
 def test_model_group_alias_in_both_forms() -> None:
