@@ -187,7 +187,7 @@ REDIS_KEYS: Final = _names("""
     redis_sentinel_nodes redis_sentinel_username redis_sentinel_password redis_service_name
 """)
 #: Values of `optional_pre_call_checks` that are known and not implemented.
-CHECKS_LATER: Final = _names("encrypted_content_affinity forward_client_headers_by_model_group")
+CHECKS_LATER: Final = _names("forward_client_headers_by_model_group")
 
 #: Values of `routing_strategy` -> the file in `tianji_mw/routing/`; and those that are known and not implemented.
 STRATEGIES: Final[Mapping[str, str]] = MappingProxyType(

@@ -1,8 +1,8 @@
 """Affinity: the deployment that served a session, a key or a prompt's beginning before serves it again.
 
-LiteLLM's `optional_pre_call_checks`, in this order: the answer that a request continues, its session, the beginning of
-its prompt, its API key. A pinned deployment that may not be used now is passed over. Each caller has pins of its own:
-who knows another's session id moves nothing of theirs.
+LiteLLM's `optional_pre_call_checks`, in this order: the answer that a request continues, encrypted reasoning that it
+brings back, its session, the beginning of its prompt, its API key. A pinned deployment that may not be used now is
+passed over. Each caller has pins of its own: who knows another's session id moves nothing of theirs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from tianji_mw.routing.answer import MOST_SEALS, Answer, seals_in
 from tianji_mw.routing.base import Candidates, Deployment
 from tianji_mw.routing.beginnings import LEAST_TOKENS, Beginnings, beginnings_of
 from tianji_mw.routing.demand import demand_of
-from tianji_mw.routing.held import Answer
 from tianji_mw.routing.pin_table import PinTable
 from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.runtime import Runtime
@@ -97,8 +97,13 @@ class Pins:
                 continue  # the answer before this one stays where it was given
             for key in keys:
                 table.keep(key, deployment.id, move=repin)
-        if Answer in call.notes and (answer := call.note(Answer).id):
-            self._answers.keep(_key("a", _tenant(call), group, answer), deployment.id, move=True)
+        if Answer not in call.notes:
+            return
+        answer = call.note(Answer)
+        keys = [_key("a", _tenant(call), group, answer.id)] if answer.id else []
+        keys += dict.fromkeys(_key("e", _tenant(call), group, seal) for seal in answer.seals)
+        for key in keys:
+            self._answers.keep(key, deployment.id, move=True)
 
     # --- keys
 
@@ -118,6 +123,12 @@ class Pins:
             answer = call.request.get("previous_response_id")
             if isinstance(answer, str) and answer:
                 found.append((self._answers, (_key("a", _tenant(call), group, answer),), None))
+        if "encrypted_content_affinity" in checks and call.api.name == "responses":
+            call.note(Answer).wants_seals = True
+            given = call.request.get("input")
+            seals = [*seals_in(given if isinstance(given, list) else ())][-MOST_SEALS:]
+            if seals:  # the last one first: it tells who read all before it
+                found.append((self._answers, [_key("e", _tenant(call), group, seal) for seal in reversed(seals)], None))
         if "session_affinity" in checks and (session := session_of(call)):
             found.append((self._sessions, (_key("s", owner, group, session),), None))
         if "prompt_caching" in checks and _is_long(call):

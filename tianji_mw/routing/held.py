@@ -6,10 +6,11 @@ first content on, everything passes through at once. An answer of 400 and above 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
 
 from tianji_mw.frames import FRAMES_KEY, Annotation, form_of
+from tianji_mw.routing.answer import Answer
 from tianji_mw.taps import header
 
 if TYPE_CHECKING:
@@ -26,20 +27,11 @@ _CONTENT: Final = frozenset({"text", "tool", "thinking", "stop"})
 _MOST_EVENTS: Final = 8
 
 
-class Answer:
-    """`call.note(Answer)`, made before the attempt by whom wants to know the id of its answer; empty: it shows none."""
-
-    __slots__ = ("id",)
-
-    def __init__(self) -> None:
-        self.id = ""
-
-
 class Held:
     """The channel. `committed` is called with the head, which it may still add headers to; False: somebody else won."""
 
     __slots__ = (
-        "_attempt", "_call", "_committed", "_events", "_messages", "_send", "_size", "committed", "lost",
+        "_answer", "_attempt", "_call", "_committed", "_events", "_messages", "_send", "_size", "committed", "lost",
         "status",
     )  # fmt: skip
 
@@ -48,6 +40,7 @@ class Held:
         self._attempt = attempt
         self._send = send
         self._committed = committed
+        self._answer = cast("Answer | None", call.notes.get(Answer))
         self._messages: list[Message] = []
         self._size = self._events = 0
         #: The answer is on its way to the client.
@@ -58,6 +51,8 @@ class Held:
 
     async def __call__(self, message: Message) -> None:
         if self.committed:
+            if self._answer is not None:
+                self._answer.read((message,))
             await self._send(message)
             return
         if self.lost:
@@ -97,8 +92,8 @@ class Held:
             self.lost = True
             return
         self.committed = True
-        if Answer in self._call.notes:
-            self._call.note(Answer).id = _id_in(messages)
+        if self._answer is not None:
+            self._answer.read(messages)
         for message in messages:
             await self._send(message)
 
@@ -119,15 +114,3 @@ class Held:
     def answered(self) -> bool:
         """Whether there is an answer with an error status, whole, that could be let go."""
         return self.status >= 400 and not self.committed and len(self._messages) > 1
-
-
-def _id_in(messages: Sequence[Message]) -> str:
-    """The id in the first frame that has one: of a whole answer, or of the event that opens a stream of Responses."""
-    for message in messages:
-        note: Annotation | None = message.get(FRAMES_KEY)
-        for frame in note.frames if note is not None and note.body is message["body"] else ():
-            data = frame.data
-            found = data.get("response", data) if isinstance(data, dict) else None
-            if isinstance(found, dict) and isinstance(answer_id := found.get("id"), str):
-                return answer_id
-    return ""

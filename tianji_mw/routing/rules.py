@@ -16,7 +16,10 @@ Kind = Literal[
     "InternalServer", "ServiceUnavailable", "BadGateway",
 ]  # fmt: skip
 
-Affinity = Literal["session_affinity", "deployment_affinity", "prompt_caching", "responses_api_deployment_check"]
+Affinity = Literal[
+    "session_affinity", "deployment_affinity", "prompt_caching", "responses_api_deployment_check",
+    "encrypted_content_affinity",
+]  # fmt: skip
 
 #: Model group -> what is tried when it failed, in this order; `*` is every group.
 Fallbacks = Mapping[str, tuple[str, ...]]

@@ -119,8 +119,8 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("optional_pre_call_checks: [router_budget_limiting]", {}),
     ("optional_pre_call_checks: [enforce_model_rate_limits, prompt_caching, session_affinity]",
      {"enforce_limits": True, "affinity": {"prompt_caching", "session_affinity"}}),
-    ("optional_pre_call_checks: [responses_api_deployment_check, deployment_affinity]",
-     {"affinity": {"responses_api_deployment_check", "deployment_affinity"}}),
+    ("optional_pre_call_checks: [responses_api_deployment_check, deployment_affinity, encrypted_content_affinity]",
+     {"affinity": {"responses_api_deployment_check", "deployment_affinity", "encrypted_content_affinity"}}),
     ("model_group_affinity_config: {gpt-4o: [session_affinity]}", {"affinity_of": {"gpt-4o": {"session_affinity"}}}),
     ("deployment_affinity_ttl_seconds: 60\nsession_affinity_repin_on_failover: true", {"affinity_ttl_s": 60, "affinity_repin": True}),
     ("provider_budget_config: {openai: {budget_limit: 100, time_period: 1d}, azure_ai: {max_budget: '5', budget_duration: 1mo}}",
@@ -421,7 +421,6 @@ NOTICES = [
     ("routing_groups: [{group_name: a, models: [gpt-4o], routing_strategy: auto-router}]", "not_implemented", "router_settings.routing_groups[0].routing_strategy",
      "adaptive is used"),
     ("hedge: {groups: [gpt-5]}", "no_effect", "router_settings.hedge.groups[0]", "no model of model_list"),
-    ("optional_pre_call_checks: [encrypted_content_affinity]", "not_implemented", "router_settings.optional_pre_call_checks[0]", "encrypted_content_affinity"),
     ("optional_pre_call_checks: [forward_client_headers_by_model_group]", "not_implemented", "router_settings.optional_pre_call_checks[0]", ""),
     ("tag_budget_config: {t: {max_budget: 1, budget_duration: 1d, rpm_limit: 5}}", "not_implemented", "router_settings.tag_budget_config.t.rpm_limit", "not enforced"),
     *[(f"{name}: 1", "not_implemented", f"router_settings.{name}", "") for name in

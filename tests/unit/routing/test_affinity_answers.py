@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -15,8 +16,9 @@ from tianji_mw.frames import FRAMES_KEY, Annotation, Frame, Reader
 from tianji_mw.gateway import Gateway
 from tianji_mw.identity.base import Identity
 from tianji_mw.routing.affinity import Pins
+from tianji_mw.routing.answer import Answer
 from tianji_mw.routing.base import Candidates
-from tianji_mw.routing.held import Answer, Held
+from tianji_mw.routing.held import Held
 from tianji_mw.routing.middleware import Routing
 from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.routing.shuffle import Shuffle
@@ -154,3 +156,74 @@ def given(name: str, request: Received) -> Reply:
         event({**delta, "sequence_number": 1}),
         event({"type": "response.completed", "sequence_number": 2, "response": whole}),
     )
+
+
+# --- encrypted reasoning
+
+
+def sealed(name: str, request: Received) -> Reply:
+    """An answer with reasoning that only this upstream can read; it refuses what others have encrypted."""
+    given_ = request.json["input"]
+    seals = [item["encrypted_content"] for item in given_ if "encrypted_content" in item]
+    if any(not seal.startswith(name) for seal in seals):
+        return Reply.json({"error": {"message": "The encrypted content could not be verified."}}, status=400)
+    seal = f"{name}{len(seals)}" + "x" * 5_000
+    reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": seal}
+    whole = {"id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "model": "m",
+             "output": [reasoning], "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}}  # fmt: skip
+    if not request.json.get("stream"):
+        return Reply.json(whole)
+    begun = {**whole, "status": "in_progress", "output": []}
+    return Reply.events(
+        event({"type": "response.created", "sequence_number": 0, "response": begun}),
+        event({"type": "response.output_item.done", "sequence_number": 1, "output_index": 0, "item": reasoning}),
+        event({"type": "response.completed", "sequence_number": 2, "response": {**whole, "output": []}}),
+    )
+
+
+def seals_of(body: bytes) -> list[dict[str, Any]]:
+    """The reasoning in an answer, as a client sends it back."""
+    if body.startswith(b"{"):
+        return [item for item in orjson.loads(body)["output"] if item["type"] == "reasoning"]
+    events = [orjson.loads(line[6:]) for line in body.splitlines() if line.startswith(b"data: {")]
+    return [one["item"] for one in events if "item" in one]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_reasoning_goes_back_to_who_encrypted_it(serve: Serve, stream: bool) -> None:
+    async with FakeLLM(partial(sealed, "a")) as one, FakeLLM(partial(sealed, "b")) as two:
+        table = Deployments([deployment(one.url, id="a"), deployment(two.url, id="b")])
+        rules = RoutingRules(affinity=frozenset({"encrypted_content_affinity"}))
+        app = await serve(Routing(Gateway(table), deployments=table, rules=rules, picker=Shuffle()))
+        for _ in range(10):
+            said: list[Any] = [{"role": "user", "content": "hi"}]
+            for _ in range(4):
+                driven = await drive(app, {"model": "gpt-4o", "input": said, "stream": stream}, path="/v1/responses")
+                assert driven.status == 200
+                said += [*seals_of(driven.body), {"role": "user", "content": "and now?"}]
+            assert len([item for item in said if "encrypted_content" in item]) == 4
+        assert one.requests
+        assert two.requests
+
+
+@pytest.mark.parametrize(
+    "given_", ["text", None, 7, [], [None], [{"encrypted_content": 7}], [{"encrypted_content": ""}], [[{}]]], ids=repr
+)
+async def test_odd_inputs_are_pinned_nowhere(given_: Any) -> None:
+    pins = Pins(RoutingRules(affinity=frozenset({"encrypted_content_affinity"})), Runtime())
+    assert await pinned(pins, responses_call(input=given_)) is None
+
+
+async def test_seals_are_the_callers_own_and_no_more_are_kept_than_needed() -> None:
+    pins = Pins(RoutingRules(affinity=frozenset({"encrypted_content_affinity"})), Runtime())
+    call = responses_call()
+    assert await pinned(pins, call) is None
+    answer = call.note(Answer)
+    items = [{"type": "reasoning", "encrypted_content": f"seal-{number}"} for number in range(50)]
+    message = annotated(call, [orjson.dumps({"id": "r", "output": items})], "whole", more=False)
+    answer.read([message])
+    assert answer.seals == [f"seal-{number}" for number in range(34, 50)]
+    pins.keep(call, "m", D2)
+    assert await pinned(pins, responses_call(input=items)) == "d2"
+    other = a_call("responses", identity=Identity(key_hash="b" * 64), request={"model": "m", "input": items})
+    assert await pinned(pins, other) is None
