@@ -89,9 +89,7 @@ class Adaptive(Picker):
 
     def observe(self, attempt: Attempt, call: Call) -> None:
         """Learn from how it went."""
-        seen = self._state.of(attempt.deployment)
-        seen.group.length.learn(attempt)
-        seen.end(attempt, stream=call.stream)
+        self._state.of(attempt.deployment).end(attempt, stream=call.stream)
 
     def elsewhere(self, deployment: Deployment, inflight: int) -> None:
         """Calls of other processes are load like our own."""

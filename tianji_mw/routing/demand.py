@@ -23,7 +23,7 @@ _PER_MESSAGE: Final = 4
 _PER_CHAT: Final = 3
 #: Parts of a request that become the prompt.
 _SPOKEN: Final = ("messages", "input", "prompt", "system", "instructions", "tools", "query", "documents")
-_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_LIMITS: Final = frozenset({"max_completion_tokens", "max_tokens", "max_output_tokens"})
 #: Fields that hold a file: base64, or an address that is fetched elsewhere.
 _FILES: Final = frozenset({"image_url", "input_audio", "file", "source", "inline_data", "file_data", "input_image"})
 
@@ -39,7 +39,7 @@ class Demand:
         self._input: int | None = None
         #: The request's own limit of the answer; None where it has none. Embeddings and the like write none.
         self.most_output: int | None = None if call.api.streams else 0
-        for name in _LIMITS:
+        for name in () if _LIMITS.isdisjoint(request) else _LIMITS:
             limit = request.get(name)
             if type(limit) is int and limit > 0 and (self.most_output is None or limit < self.most_output):
                 self.most_output = limit

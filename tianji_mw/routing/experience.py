@@ -50,6 +50,8 @@ _PROBE_S: Final = 2.0
 _LONGEST_PROBE_S: Final = 120.0
 #: Calls of the group between two probes.
 _PROBE_EVERY: Final = 150
+#: Good answers that follow one another sooner are not all learned from.
+_OFTEN_NS: Final = 1_000_000
 #: Answers of a request's own fault.
 _CALLERS: Final = frozenset({400, 405, 406, 411, 413, 414, 415, 422})
 
@@ -149,14 +151,14 @@ class Experience:
             factor *= sqrt(sqrt(1.0 + load))
         predicted = self.ttft + self.tpot * answer if self.ttft else typical
         failing = self.failing
-        if failing > _NEGLIGIBLE or predicted > typical:
+        if failing > _NEGLIGIBLE or (predicted > typical and not self.inflight):
             # What is old may be so no more; of the doubtful ones probes tell.
             fade = 1.0
             if not self.doubted:
                 fade = exp(max((self._seen - now) / (_TAU_S * _S), (self._call - self.group.calls) / _CALLS))
             if failing > _NEGLIGIBLE:
                 factor *= 1.0 + _FAILURE * failing * fade
-            if not self.inflight and predicted > typical:
+            if predicted > typical and not self.inflight:
                 predicted = typical + (predicted - typical) * fade
         if self._waiting:
             factor *= self._late(now)
@@ -189,10 +191,14 @@ class Experience:
         if load is None:
             return
         self.inflight -= 1
+        well = attempt.error is None and not attempt.abandoned
+        if well and attempt.ended - self._seen < _OFTEN_NS and self.failing < _NEGLIGIBLE and not self.doubted:
+            return
+        self.group.length.learn(attempt)
         if attempt.failed and attempt.status in _CALLERS:
             return
         total, now = (attempt.ended - attempt.started) / _MS, attempt.ended
-        if attempt.error is None and not attempt.abandoned:
+        if well:
             self.failing *= 1.0 - (_AGAIN if self.doubted else _FAIL_WEIGHT)
             ttft, tpot = self._sample(attempt, total, stream=stream)
             self.group.learn(ttft, tpot)
