@@ -208,12 +208,13 @@ class Experience:
             elif self.failing < _NEGLIGIBLE:
                 self.pause_s = _PROBE_S
         else:
-            if self.ttft and total > may > 0.0 and not attempt.first:
+            if total > may > 0.0 and not attempt.first:
                 # It took longer than this, nobody knows how long.
-                late = total / may
-                self._learn(*((total, self.tpot) if stream else (self.ttft * late, self.tpot * late)), load, now)
+                known, late = self if self.ttft else self.group, total / may
+                self._learn(*((total, known.tpot) if stream else (known.ttft * late, known.tpot * late)), load, now)
             if attempt.failed:
                 self.failing += _FAIL_WEIGHT * (1.0 - self.failing)
+            if attempt.failed or not self._seen:  # it is no new one any more, also for a client that gave up waiting
                 self._seen, self._call = now, self.group.calls
         self._judge(now)
 

@@ -72,6 +72,19 @@ def test_a_new_one_is_given_a_chance_and_not_everything() -> None:
     assert "d2" not in w.picks(group)  # by one call
 
 
+@pytest.mark.parametrize("seconds", [0.01, 60.0])
+def test_a_new_one_that_a_client_gave_up_on_is_not_tried_for_ever(seconds: float) -> None:
+    w, group = world(), plain(3)
+    warm(w, Candidates(group[:2]), 1.0, 1.0)
+    sent = w.send(group[2])
+    w.wait(seconds)
+    w.end(sent, abandoned=True)
+    if seconds > 1.0:
+        assert "d2" not in w.picks(group)  # it took longer than calls take here
+    else:
+        assert 0 < w.picks(group)["d2"] < 1000  # nothing is known
+
+
 def test_one_whose_first_call_failed_is_no_new_one() -> None:
     w, group = world(), plain(3)
     warm(w, Candidates(group[:2]), 1.0, 1.0)
