@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
@@ -136,6 +136,7 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
     from tianji_mw.identity.keys import Keys, VirtualKey, digest
     from tianji_mw.identity.middleware import Authentication
 
+    groups = _access_groups(settings)
     keys = [
         VirtualKey(
             identity=Identity(
@@ -143,7 +144,7 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
                 alias=entry.alias or "",
                 team=entry.team or "",
                 user=entry.user or "",
-                models=_models(entry, settings),
+                models=_models(entry, groups),
                 tags=tuple(entry.tags),
                 metadata=_metadata(entry),
             ),
@@ -157,10 +158,18 @@ def _authentication(settings: Settings, options: dict[str, Any]) -> list[Middlew
     return [Middleware(Authentication, identifier=identifier, **options)]
 
 
-def _models(entry: KeySettings, settings: Settings) -> tuple[str, ...]:
+def _access_groups(settings: Settings) -> Mapping[str, Sequence[str]]:
+    """The models of each access group."""
+    found: dict[str, list[str]] = {}
+    for deployment in settings.model_list:
+        for group in deployment.model_info.access_groups:
+            found.setdefault(group, []).append(deployment.model_name)
+    return found
+
+
+def _models(entry: KeySettings, groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """What a key may use: names of models and patterns, and the models of each access group that it names."""
-    named = frozenset(entry.models)
-    grouped = (d.model_name for d in settings.model_list if not named.isdisjoint(d.model_info.access_groups))
+    grouped = (model for name in entry.models for model in groups.get(name, ()))
     return tuple(dict.fromkeys((*entry.models, *grouped)))
 
 

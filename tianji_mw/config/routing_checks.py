@@ -217,16 +217,16 @@ def _groups(root: Node, router: Node) -> set[str]:
 def _named(router: Node) -> Iterator[tuple[str, Node, bool]]:
     """Names of model groups, their places, and whether they are keys of fallbacks."""
     for key in _FALLBACKS:
-        for entry in node.items if (node := router.child(key)) else ():
+        for entry in _entries_of(router, key):
             yield from ((name, target, True) for name, target in entry.fields.items())
     for key in _BY_GROUP:
         fields = node.fields if (node := router.child(key)) else {}
         yield from ((name, member, False) for name, member in fields.items())
     hedge = router.child("hedge")
-    groups = hedge.child("groups") if hedge else None
-    yield from ((one.value, one, False) for one in (groups.items if groups else ()) if isinstance(one.value, str))
+    groups = _entries_of(hedge, "groups") if hedge else ()
+    yield from ((one.value, one, False) for one in groups if isinstance(one.value, str))
 
 
-def _entries_of(router: Node, key: str) -> Sequence[Node]:
-    node = router.child(key)
+def _entries_of(block: Node, key: str) -> Sequence[Node]:
+    node = block.child(key)
     return node.items if node else ()

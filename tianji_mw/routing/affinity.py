@@ -119,7 +119,7 @@ class Pins:
         owner = identity.key_hash if identity is not None else ""
         found: list[_Place] = []
         if "responses_api_deployment_check" in checks and call.api.name == "responses":
-            call.note(Answer)
+            call.note(Answer).wants_id = True
             answer = call.request.get("previous_response_id")
             if isinstance(answer, str) and answer:
                 found.append((self._answers, (_key("a", _tenant(call), group, answer),), None))

@@ -17,32 +17,34 @@ if TYPE_CHECKING:
 #: Encrypted contents of one request or answer that are looked at: the last ones.
 MOST_SEALS: Final = 16
 _FIELD: Final = "encrypted_content"
-_IN_RAW: Final = b'"encrypted_content"'
+_ID: Final = b'"id"'
+_SEAL: Final = b'"encrypted_content"'
 
 
 class Answer:
-    """`call.note(Answer)`, made before the attempt by whom wants to know; `wants_seals`: the encrypted contents too."""
+    """`call.note(Answer)`, made before the attempt by whom wants to know its id, its encrypted contents, or both."""
 
-    __slots__ = ("id", "seals", "wants_seals")
+    __slots__ = ("id", "seals", "wants_id", "wants_seals")
 
     def __init__(self) -> None:
         #: Empty: it shows none.
         self.id = ""
         self.seals: list[str] = []
-        self.wants_seals = False
+        self.wants_id = self.wants_seals = False
 
     def read(self, messages: Sequence[Message]) -> None:
         """Parts of its body, as they leave. Frames that hold nothing of it are not decoded."""
         for message in messages:
             note: Annotation | None = message.get(FRAMES_KEY)
             for frame in note.frames if note is not None and note.body is message["body"] else ():
-                if self.id and not (self.wants_seals and _IN_RAW in frame.raw):
+                opens = self.wants_id and not self.id and _ID in frame.raw
+                if not (opens or (self.wants_seals and _SEAL in frame.raw)):
                     continue
                 data = frame.data
                 found = data.get("response", data) if isinstance(data, dict) else None
                 if not isinstance(found, dict):
                     continue
-                if not self.id and isinstance(answer_id := found.get("id"), str):
+                if opens and isinstance(answer_id := found.get("id"), str):
                     self.id = answer_id
                 if self.wants_seals:
                     self.seals += seals_in([found.get("item"), *_listed(found.get("output"))])

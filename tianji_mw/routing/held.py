@@ -51,7 +51,7 @@ class Held:
 
     async def __call__(self, message: Message) -> None:
         if self.committed:
-            if self._answer is not None:
+            if self._answer is not None and self._answer.wants_seals:
                 self._answer.read((message,))
             await self._send(message)
             return

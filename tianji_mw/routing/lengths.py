@@ -53,4 +53,7 @@ class Lengths:
 
     def learn(self, attempt: Attempt) -> None:
         """Take in an attempt that has ended."""
-        self._of.setdefault(attempt.deployment.model_name, Length()).learn(attempt)
+        length = self._of.get(attempt.deployment.model_name)
+        if length is None:
+            length = self._of[attempt.deployment.model_name] = Length()
+        length.learn(attempt)

@@ -37,6 +37,7 @@ class Limits:
     def __init__(self, windows: Windows, blocks: Blocks, runtime: Runtime, limited: Collection[Deployment]) -> None:
         self._windows, self._blocks, self._runtime = windows, blocks, runtime
         self.limited = frozenset(one for one in limited if one.rpm is not None or one.tpm is not None)
+        self._teams = frozenset(one.team for one in self.limited)
         #: Tokens that answers usually have.
         self._usual: dict[Deployment, float] = {}
 
@@ -89,7 +90,7 @@ class Limits:
 
         As LiteLLM has it: the sum of those that have the limit. A large group is looked at ten times a second at most.
         """
-        now = self._runtime.clock()
+        now, team = self._runtime.clock(), team if team in self._teams else ""  # all others see the same
         kept: tuple[int, list[RawHeader]] | None = group.memo.get((self, team))
         if kept is not None and now < kept[0]:
             return kept[1]

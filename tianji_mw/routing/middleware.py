@@ -23,7 +23,7 @@ from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.routing.selector import open_to, team_of
 from tianji_mw.routing.state import State
 from tianji_mw.routing.table import Deployments
-from tianji_mw.routing.wishes import Wishes, asked_retries, priority_of, speaks
+from tianji_mw.routing.wishes import Wishes, asked_priority, asked_retries, speaks
 from tianji_mw.runtime import Runtime
 from tianji_mw.watch import Watch
 
@@ -101,7 +101,7 @@ class Routing(LLMMiddleware):
             call.want_usage = True
         if speaks(call):  # what is wrong in it is refused before anything is tried
             asked_retries(call)
-            priority_of(call, 0)
+            asked_priority(call)
             fallbacks.check(call)
             call.note(Wishes)
 

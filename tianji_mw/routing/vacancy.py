@@ -16,7 +16,7 @@ from tianji_mw.routing.blocks import Blocks
 from tianji_mw.routing.parallel import LONGEST_WAIT_S, Parallel, Turn
 from tianji_mw.routing.rules import RoutingRules
 from tianji_mw.routing.selector import Selector, Trace, team_of
-from tianji_mw.routing.wishes import priority_of
+from tianji_mw.routing.wishes import asked_priority
 from tianji_mw.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Vacancy:
             return None
         group, now = self._group(call, name), self._runtime.clock()
         if turn is None:
-            priority = priority_of(call, self._rules.default_priority)
+            asked = asked_priority(call)
+            priority = self._rules.default_priority if asked is None else asked
             turn = self._parallel.turn({deployment.model_name for deployment in group}, now, priority)
         elif self._blocks.free(group):
             self._parallel.pass_on(turn)  # there is a place, which only others can use

@@ -47,10 +47,9 @@ def asked_retries(call: Call) -> int | None:
     return _asked(call, "num_retries", _RETRIES, MOST_RETRIES)
 
 
-def priority_of(call: Call, usual: int) -> int:
-    """The request's own `priority`, else `usual`; the lowest number goes first. Raises InvalidRequest."""
-    asked = _asked(call, "priority", _PRIORITY, LAST)
-    return usual if asked is None else asked
+def asked_priority(call: Call) -> int | None:
+    """The request's own `priority`; the lowest number goes first. Raises InvalidRequest."""
+    return _asked(call, "priority", _PRIORITY, LAST)
 
 
 def _asked(call: Call, name: str, headers: frozenset[bytes], most: int) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import orjson
@@ -98,7 +97,7 @@ async def test_nobody_decodes_an_answer_that_is_not_asked_for() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"id":7}', b'{"response":3,"id":"x"}', b"no json"])
 async def test_answers_that_show_no_id(body: bytes) -> None:
     call = responses_call()
-    call.note(Answer)
+    call.note(Answer).wants_id = True
     held = Held(call, Attempt(D2, 0), _nowhere, lambda attempt, head: True)
     await held({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
     frame = Frame(body, call, "whole")
@@ -159,51 +158,6 @@ def given(name: str, request: Received) -> Reply:
 
 
 # --- encrypted reasoning
-
-
-def sealed(name: str, request: Received) -> Reply:
-    """An answer with reasoning that only this upstream can read; it refuses what others have encrypted."""
-    given_ = request.json["input"]
-    seals = [item["encrypted_content"] for item in given_ if "encrypted_content" in item]
-    if any(not seal.startswith(name) for seal in seals):
-        return Reply.json({"error": {"message": "The encrypted content could not be verified."}}, status=400)
-    seal = f"{name}{len(seals)}" + "x" * 5_000
-    reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": seal}
-    whole = {"id": "resp_1", "object": "response", "created_at": 1, "status": "completed", "model": "m",
-             "output": [reasoning], "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}}  # fmt: skip
-    if not request.json.get("stream"):
-        return Reply.json(whole)
-    begun = {**whole, "status": "in_progress", "output": []}
-    return Reply.events(
-        event({"type": "response.created", "sequence_number": 0, "response": begun}),
-        event({"type": "response.output_item.done", "sequence_number": 1, "output_index": 0, "item": reasoning}),
-        event({"type": "response.completed", "sequence_number": 2, "response": {**whole, "output": []}}),
-    )
-
-
-def seals_of(body: bytes) -> list[dict[str, Any]]:
-    """The reasoning in an answer, as a client sends it back."""
-    if body.startswith(b"{"):
-        return [item for item in orjson.loads(body)["output"] if item["type"] == "reasoning"]
-    events = [orjson.loads(line[6:]) for line in body.splitlines() if line.startswith(b"data: {")]
-    return [one["item"] for one in events if "item" in one]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_reasoning_goes_back_to_who_encrypted_it(serve: Serve, stream: bool) -> None:
-    async with FakeLLM(partial(sealed, "a")) as one, FakeLLM(partial(sealed, "b")) as two:
-        table = Deployments([deployment(one.url, id="a"), deployment(two.url, id="b")])
-        rules = RoutingRules(affinity=frozenset({"encrypted_content_affinity"}))
-        app = await serve(Routing(Gateway(table), deployments=table, rules=rules, picker=Shuffle()))
-        for _ in range(10):
-            said: list[Any] = [{"role": "user", "content": "hi"}]
-            for _ in range(4):
-                driven = await drive(app, {"model": "gpt-4o", "input": said, "stream": stream}, path="/v1/responses")
-                assert driven.status == 200
-                said += [*seals_of(driven.body), {"role": "user", "content": "and now?"}]
-            assert len([item for item in said if "encrypted_content" in item]) == 4
-        assert one.requests
-        assert two.requests
 
 
 @pytest.mark.parametrize(
